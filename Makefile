@@ -1,0 +1,31 @@
+# Two commands do everything on a machine with Python 3.11 or newer: `make lab` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+NOTEBOOKS ?= $(sort $(wildcard notebooks/*.ipynb))
+
+.PHONY: lab test notebooks slides lint
+
+lab: .venv/installed
+	$(BIN)/jupyter lab $(LAB_FLAGS) notebooks/00_start_here.ipynb
+
+test: .venv/installed lint
+	$(BIN)/pytest
+	$(BIN)/pytest --nbval --nbval-cell-timeout=300 $(NOTEBOOKS)
+
+# Execute from a fresh kernel and store the outputs, without widget state and timings.
+notebooks: .venv/installed
+	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.store_widget_state=False \
+		--ExecutePreprocessor.record_timing=False $(NOTEBOOKS)
+
+slides: .venv/installed
+	$(BIN)/jupyter nbconvert --to slides --output-dir build/slides $(NOTEBOOKS)
+
+lint: .venv/installed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed, this is ' + sys.version)"
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[test]"
+	touch $@

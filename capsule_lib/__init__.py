@@ -1,0 +1,40 @@
+"""Capsule networks after Sabour, Frosst and Hinton, 'Dynamic Routing Between Capsules' (2017).
+
+The data's way through the package: images -> `data` -> `layers` (with `routing`) -> `model` -> `losses`
+-> `train` -> `weights`; beside them `plots` and `checks` for the notebooks.
+
+Shape letters, the same everywhere:
+
+    B  images in the batch            C, H, W  channels, height, width of an image
+    I  input capsules                 K        numbers in an input capsule
+    J  output capsules (classes)      D        numbers in an output capsule
+"""
+
+from capsule_lib.data import load_digits, random_shift
+from capsule_lib.device import set_up
+from capsule_lib.layers import Decoder, DigitCaps, PrimaryCaps
+from capsule_lib.losses import margin_loss, reconstruction_loss
+from capsule_lib.model import CapsNet, CapsNetConfig
+from capsule_lib.routing import dynamic_routing, squash
+from capsule_lib.train import evaluate, train
+from capsule_lib.weights import load_pretrained, load_weights, save_weights
+
+__all__ = [
+    "CapsNet",
+    "CapsNetConfig",
+    "Decoder",
+    "DigitCaps",
+    "PrimaryCaps",
+    "dynamic_routing",
+    "evaluate",
+    "load_digits",
+    "load_pretrained",
+    "load_weights",
+    "margin_loss",
+    "random_shift",
+    "reconstruction_loss",
+    "save_weights",
+    "set_up",
+    "squash",
+    "train",
+]

@@ -1,0 +1,120 @@
+"""Handwritten digits: a small real set that always works, the whole of MNIST and Fashion-MNIST where they can be had."""
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load
+from torch import Tensor
+
+DATA = Path(__file__).parent.parent / "data"
+SHIPPED_SHA256 = "f9687aeb5267a9557fa3c949a8f6bf492353320a9a992d457296d3bfaf52dcda"
+MNIST_SHA256 = {  # of the unpacked files
+    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+}
+
+
+def load_digits(name: str = "shipped", split: str = "train") -> tuple[Tensor, Tensor]:
+    """Images [N, 1, 28, 28] as float32 in 0..1, and labels [N] as int64 in 0..9, on the CPU.
+
+    Args:
+        name: 'shipped', 4,000 training and 1,000 test digits of MNIST, balanced, that come with the course (all from
+            MNIST's training set); 'mnist', 60,000 and 10,000; or 'fashion', the same for pictures of clothes.
+            The last two are looked for under the folder that the environment variable CAPSULE_DATA names, then under
+            `data/`, and are then downloaded to `data/` by torchvision.
+        split: 'train' or 'test'.
+
+    Raises:
+        ValueError: an unknown name or split, or a file that is cut short or altered.
+        FileNotFoundError: the whole set is not there and could not be downloaded.
+    """
+    if split not in ("train", "test"):
+        raise ValueError(f"no split {split!r}: choose 'train' or 'test'")
+    if name == "shipped":
+        path = DATA / "shipped_digits.safetensors"
+        parts = load(read_verified(path, SHIPPED_SHA256, "restore it with  git checkout -- data"))
+        images, labels = parts[f"{split}_images"], parts[f"{split}_labels"]
+    elif name in ("mnist", "fashion"):
+        images, labels = _load_whole(name, split)
+    else:
+        raise ValueError(f"no data set {name!r}: choose 'shipped', 'mnist' or 'fashion'")
+    return images[:, None].float() / 255, labels.long()
+
+
+def random_shift(images: Tensor, max_shift: int = 2) -> Tensor:
+    """Move each image by its own random whole number of pixels, up to `max_shift` both ways (section 5).
+
+    For training images only. Works on any device; what moves in is black.
+
+    Args:
+        images: [B, C, H, W].
+    """
+    batch, channels, height, width = images.shape
+    padded = F.pad(images, 4 * [max_shift])
+    dy, dx = torch.randint(2 * max_shift + 1, (2, batch, 1), device=images.device)
+    rows = (dy + torch.arange(height, device=images.device))[:, None, :, None]
+    columns = (dx + torch.arange(width, device=images.device))[:, None, None, :]
+    image = torch.arange(batch, device=images.device)[:, None, None, None]
+    channel = torch.arange(channels, device=images.device)[None, :, None, None]
+    return padded[image, channel, rows, columns]
+
+
+def read_verified(path: Path, sha256: str, remedy: str) -> bytes:
+    """The bytes of a file, after a look at its checksum."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: {remedy}")
+    content = path.read_bytes()
+    found = hashlib.sha256(content).hexdigest()
+    if found != sha256:
+        raise ValueError(
+            f"{path} is cut short or altered ({len(content):,} bytes): its sha256 should be {sha256[:12]}... "
+            f"and is {found[:12]}...: {remedy}"
+        )
+    return content
+
+
+def _load_whole(name: str, split: str) -> tuple[Tensor, Tensor]:
+    from torchvision import datasets  # here, because it takes longer to import than the rest of the package
+
+    dataset = {"mnist": datasets.MNIST, "fashion": datasets.FashionMNIST}[name]
+    stems = ["train" if split == "train" else "t10k"]
+    files = [f"{stem}-{kind}" for stem in stems for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")]
+    roots = [Path(folder) for folder in (os.environ.get("CAPSULE_DATA"), DATA) if folder]
+    root = next((r for r in roots if all((r / dataset.__name__ / "raw" / f).is_file() for f in files)), None)
+    if root is None:
+        root = _download(dataset, roots)
+    folder = root / dataset.__name__ / "raw"
+    remedy = "delete that folder so that it can be downloaded again, or use load_digits('shipped')"
+    if name == "mnist":
+        for file in files:
+            read_verified(folder / file, MNIST_SHA256[file], remedy)
+    count = 60_000 if split == "train" else 10_000
+    try:
+        whole = dataset(root, train=split == "train")
+        images, labels = whole.data, whole.targets
+    except (ValueError, RuntimeError, AssertionError, IndexError, OSError) as error:
+        raise ValueError(f"the {name} files in {folder} can't be read ({error}): {remedy}") from error
+    if images.shape != (count, 28, 28) or labels.shape != (count,):
+        raise ValueError(f"{folder} should hold {count:,} images of 28 x 28; it holds {list(images.shape)}: {remedy}")
+    return images, labels
+
+
+def _download(dataset: type, roots: list[Path]) -> Path:
+    """Fetch a whole set into `data/`. It appears there whole or not at all."""
+    try:
+        with tempfile.TemporaryDirectory(dir=DATA) as aside:
+            dataset(aside, download=True)
+            os.rename(Path(aside) / dataset.__name__, DATA / dataset.__name__)
+    except (OSError, RuntimeError) as error:
+        wanted = " and ".join(str(root / dataset.__name__ / "raw") for root in roots)
+        raise FileNotFoundError(
+            f"{dataset.__name__} is not in {wanted}, and the download failed ({error}). Set CAPSULE_DATA to a folder "
+            f"that holds {dataset.__name__}/raw/train-images-idx3-ubyte and so on, or use load_digits('shipped')"
+        ) from error
+    return DATA

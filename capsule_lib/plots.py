@@ -1,0 +1,113 @@
+"""Pictures that say in words what they show, and pictures that move."""
+
+import io
+from collections.abc import Callable, Sequence
+
+import ipywidgets as widgets
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from IPython.display import HTML, display
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+
+INTERACTIVE = "Interactive: run this notebook to move the controls. The picture above shows one position of them."
+
+
+def show(picture: Figure | Image.Image, caption: str) -> None:
+    """Display a picture with a caption below it, which is also its alternative text: one sentence on what is to be seen."""
+    display(picture, metadata={"image/png": {"alt": caption}})
+    display(HTML(f"<em>{caption}</em>"))
+    if isinstance(picture, Figure):
+        plt.close(picture)
+
+
+def live(draw: Callable[..., Figure | Image.Image], **controls: widgets.Widget) -> widgets.VBox:
+    """A picture that is drawn again whenever a control moves.
+
+    Args:
+        draw: called with the controls' values by name; returns the picture.
+        controls: widgets with a value, such as sliders.
+    """
+    frame = widgets.Image(format="png", layout=widgets.Layout(object_fit="contain", align_self="flex-start"))
+    message = widgets.HTML()
+
+    def update(_=None):
+        try:
+            frame.value = png(draw(**{name: control.value for name, control in controls.items()}))
+            message.value = ""
+        except Exception as error:  # an error in a callback would otherwise end in a log that nobody reads
+            message.value = f"This position can't be drawn: {type(error).__name__}: {error}"
+
+    for name, control in controls.items():
+        control.description = control.description or name.replace("_", " ")
+        control.style.description_width = "initial"
+        control.layout.width = "480px"
+        control.observe(update, "value")
+    update()
+    return _Live([*controls.values(), frame, message])
+
+
+class _Live(widgets.VBox):
+    """A box that says in words what it is where no kernel runs: on a code host, on paper, in a screen reader."""
+
+    def _repr_mimebundle_(self, **kwargs):
+        return super()._repr_mimebundle_(**kwargs) | {"text/plain": INTERACTIVE}
+
+
+def png(picture: Figure | Image.Image) -> bytes:
+    """The bytes of a PNG file. A figure is closed."""
+    buffer = io.BytesIO()
+    if isinstance(picture, Figure):
+        picture.savefig(buffer, format="png")
+        plt.close(picture)
+    else:
+        picture.save(buffer, format="png", compress_level=1)
+    return buffer.getvalue()
+
+
+def digit_image(image: Tensor, size: int = 280) -> Image.Image:
+    """One grey image, [H, W] or [1, H, W] in 0..1, as ink on paper, enlarged to `size` pixels of height."""
+    grey = (255 * (1 - image.detach().cpu().reshape(image.shape[-2:]).clamp(0, 1))).byte().numpy()
+    height, width = grey.shape
+    return Image.fromarray(grey).resize((size * width // height, size), Image.Resampling.NEAREST)
+
+
+def digit_rows(rows: dict[str, Tensor], titles: Sequence | None = None, size: float = 0.9) -> Figure:
+    """Rows of grey images [N, 1, H, W] in 0..1, one below the other, each row with its name, each column with its title.
+
+    Args:
+        size: inches an image.
+    """
+    count = max(len(images) for images in rows.values())
+    figure, axes = plt.subplots(len(rows), 1, figsize=(size * count + 1.6, size * len(rows) + 0.4), squeeze=False)
+    for axis, (name, images) in zip(axes[:, 0], rows.items(), strict=True):
+        _strip(axis, images)
+        axis.text(-0.01, 0.5, name, transform=axis.transAxes, ha="right", va="center")
+    if titles is not None:
+        width = next(iter(rows.values())).shape[-1] + 2
+        for n, title in enumerate(titles):
+            axes[0, 0].text((n + 0.5) * width - 1, -3, title, ha="center", va="bottom")
+    return figure
+
+
+def confusion(predictions: Tensor, labels: Tensor, classes: int = 10) -> Figure:
+    """Rows: the true class; columns: the predicted one. The diagonal is left white, so that the mistakes stand out."""
+    counts = torch.zeros(classes, classes, dtype=torch.long)
+    counts.index_put_((labels.cpu(), predictions.cpu()), torch.tensor(1), accumulate=True)
+    figure, axis = plt.subplots(figsize=(6.5, 6))
+    axis.imshow(counts - counts.diag().diag(), cmap="Oranges", vmin=0)
+    for true in range(classes):
+        for predicted in range(classes):
+            if n := int(counts[true, predicted]):
+                axis.text(predicted, true, n, ha="center", va="center", color="black" if true != predicted else "0.55")
+    axis.set(xlabel="predicted", ylabel="true", xticks=range(classes), yticks=range(classes))
+    return figure
+
+
+def _strip(axis: plt.Axes, images: Tensor) -> None:
+    """Draw images [N, 1, H, W] side by side into one axis: a picture of its own for each would take 100 times as long."""
+    padded = torch.nn.functional.pad(images.detach().cpu()[:, 0], (1, 1, 1, 1))
+    axis.imshow(np.hstack(list(padded.numpy())), vmin=0, vmax=1)
+    axis.axis("off")
