@@ -144,7 +144,8 @@ def dynamic_routing(function: Callable[[Tensor, int], Tensor], layout: str = "bi
     votes = (1.5 * _noise(3, 7, 4, 5)).requires_grad_()
 
     def one_and_three(route: Callable, u_hat: Tensor, **changes) -> Tensor:
-        return torch.stack([route(u_hat, 1, **changes), route(u_hat, 3, **changes)])
+        results = [route(u_hat, iterations, **changes) for iterations in (1, 3)]
+        return torch.stack(results) if all(isinstance(v, Tensor) for v in results) else results[0]
 
     def yours(u_hat: Tensor) -> Tensor:
         return one_and_three(lambda u, n: function(u.permute(["bijd".index(axis) for axis in layout]), n), u_hat)

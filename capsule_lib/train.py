@@ -72,29 +72,33 @@ def train(
     steps = -(-len(images) // batch_size)
     optimizer = torch.optim.Adam(net.parameters(), fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=epochs * steps)
-    for number in range(1, epochs + 1):
-        net.train()
-        start = time.perf_counter()
-        sums = torch.zeros(3, device=device)
-        order = torch.randperm(len(images), device=device)
-        for rows in tqdm(order.split(batch_size), desc=f"epoch {number}/{epochs}", leave=False):
-            x, y = random_shift(images[rows]), labels[rows]
-            out = net(x, y)
-            margin = margin_loss(out.lengths, y)
-            redrawn = reconstruction_loss(out.reconstruction, x, reconstruction_scale) if net.decoder else margin * 0
-            optimizer.zero_grad()
-            (margin + redrawn).backward()
-            optimizer.step()
-            schedule.step()
-            with torch.no_grad():
-                sums += len(rows) * torch.stack([margin, redrawn, (out.lengths.argmax(1) != y).float().mean()])
-        if not sums.isfinite().all():
-            raise FloatingPointError(
-                f"the loss stopped being finite in epoch {number}: try a lower learning_rate than {learning_rate}"
-            )
-        net.eval()
-        margin, redrawn, wrong = (sums / len(images)).tolist()
-        yield Epoch(number, margin, redrawn, 100 * wrong, time.perf_counter() - start)
+    with tqdm(total=epochs * steps) as bar:
+        for number in range(1, epochs + 1):
+            net.train()
+            start = time.perf_counter()
+            bar.set_description(f"epoch {number}/{epochs}")
+            sums = torch.zeros(3, device=device)
+            for rows in torch.randperm(len(images), device=device).split(batch_size):
+                x, y = random_shift(images[rows]), labels[rows]
+                out = net(x, y)
+                margin = margin_loss(out.lengths, y)
+                redrawn = (
+                    reconstruction_loss(out.reconstruction, x, reconstruction_scale) if net.decoder else 0 * margin
+                )
+                optimizer.zero_grad()
+                (margin + redrawn).backward()
+                optimizer.step()
+                schedule.step()
+                with torch.no_grad():
+                    sums += len(rows) * torch.stack([margin, redrawn, (out.lengths.argmax(1) != y).float().mean()])
+                bar.update()
+            if not sums.isfinite().all():
+                raise FloatingPointError(
+                    f"the loss stopped being finite in epoch {number}: try a lower learning_rate than {learning_rate}"
+                )
+            net.eval()
+            margin, redrawn, wrong = (sums / len(images)).tolist()
+            yield Epoch(number, margin, redrawn, 100 * wrong, time.perf_counter() - start)
 
 
 @torch.no_grad()
@@ -103,7 +107,7 @@ def evaluate(net: CapsNet, images: Tensor, labels: Tensor, batch_size: int = 250
     device, training = next(net.parameters()).device, net.training
     net.eval()
     lengths, squared_error = [], 0.0
-    for x in tqdm(images.split(batch_size), desc="evaluating", leave=False, delay=2):
+    for x in tqdm(images.split(batch_size), desc="evaluating", leave=False, delay=10):
         out = net(x.to(device))
         lengths.append(out.lengths.cpu())
         squared_error += (out.reconstruction.cpu() - x).square().sum().item() if net.decoder else float("nan")
