@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-INTERACTIVE = "Interactive: run this notebook to move the controls. The picture above shows one position of them."
+INTERACTIVE = "Interactive: run this notebook to see it move. The picture beside it shows one position."
 
 
 def show(picture: Figure | Image.Image, caption: str) -> None:
@@ -30,12 +30,12 @@ def live(draw: Callable[..., Figure | Image.Image], **controls: widgets.Widget) 
         draw: called with the controls' values by name; returns the picture.
         controls: widgets with a value, such as sliders.
     """
-    frame = widgets.Image(format="png", layout=widgets.Layout(object_fit="contain", align_self="flex-start"))
+    frame = Frame()
     message = widgets.HTML()
 
     def update(_=None):
         try:
-            frame.value = png(draw(**{name: control.value for name, control in controls.items()}))
+            frame.draw(draw(**{name: control.value for name, control in controls.items()}))
             message.value = ""
         except Exception as error:  # an error in a callback would otherwise end in a log that nobody reads
             message.value = f"This position can't be drawn: {type(error).__name__}: {error}"
@@ -49,11 +49,25 @@ def live(draw: Callable[..., Figure | Image.Image], **controls: widgets.Widget) 
     return _Live([*controls.values(), frame, message])
 
 
-class _Live(widgets.VBox):
-    """A box that says in words what it is where no kernel runs: on a code host, on paper, in a screen reader."""
+class _InWords:
+    """Says in words what a widget is where no kernel runs: on a code host, on paper, in a screen reader."""
 
     def _repr_mimebundle_(self, **kwargs):
         return super()._repr_mimebundle_(**kwargs) | {"text/plain": INTERACTIVE}
+
+
+class Frame(_InWords, widgets.Image):
+    """A place on the page for a picture that changes: display it once, then `draw` into it."""
+
+    def __init__(self):
+        super().__init__(format="png", layout=widgets.Layout(object_fit="contain", align_self="flex-start"))
+
+    def draw(self, picture: Figure | Image.Image) -> None:
+        self.value = png(picture)
+
+
+class _Live(_InWords, widgets.VBox):
+    pass
 
 
 def png(picture: Figure | Image.Image) -> bytes:
