@@ -308,6 +308,10 @@ def mask(function: Callable[[Tensor, Tensor], Tensor]) -> Verdict:
             "your mask is one over the batch, not over the classes: it keeps one image for each class",
         ),
         (
+            keep(length.softmax(0) == length.softmax(0).amax(1, keepdim=True)),
+            "you choose the class after a softmax over the batch: what an image keeps depends on its batch-mates. Take the label's class",
+        ),
+        (
             keep(length.softmax(0)),
             "you weight by a softmax over the batch: with every image of one class, the mask would still spread over images",
         ),
