@@ -42,11 +42,7 @@ def test_squash_by_hand(length, expected):
     assert v.tolist() == pytest.approx([0.6 * expected, -0.8 * expected])
 
 
-@given(
-    vectors=st.lists(
-        st.lists(st.floats(-1e6, 1e6, width=32), min_size=3, max_size=3), min_size=1, max_size=5
-    )
-)
+@given(vectors=st.lists(st.lists(st.floats(-1e6, 1e6, width=32), min_size=3, max_size=3), min_size=1, max_size=5))
 @settings(max_examples=100, deadline=None)
 def test_squash_keeps_direction_and_bounds_length(vectors):
     s = torch.tensor(vectors, dtype=torch.float64)
@@ -79,7 +75,9 @@ def test_squash_neither_overflows_nor_vanishes(dtype):
     assert short[0, 0].item() == pytest.approx(1e-6, rel=0.02)
 
 
-@pytest.mark.parametrize(("given_type", "kept"), [(t, torch.float32) for t in HALVES] + [(torch.float64, torch.float64)])
+@pytest.mark.parametrize(
+    ("given_type", "kept"), [(t, torch.float32) for t in HALVES] + [(torch.float64, torch.float64)]
+)
 def test_halves_are_promoted_and_float64_stays(given_type, kept):
     votes = torch.randn(2, 3, 4, 5).to(given_type)
     assert squash(votes).dtype == dynamic_routing(votes).dtype == kept

@@ -1,0 +1,149 @@
+"""The notebooks: clean, really compared, described in words; and what they build is what the library has."""
+
+import ast
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+import torch
+
+import capsule_lib
+from capsule_lib import model
+
+FOLDER = Path(__file__).parent.parent / "notebooks"
+PATHS = sorted(FOLDER.glob("*.ipynb"))
+NAMES = [path.stem for path in PATHS]
+SAYS_NOTHING = re.compile(r"^(<.*>|Interactive: .*)$")
+
+
+def read(path):
+    return nbformat.read(path, as_version=4)
+
+
+def code_cells(path):
+    return [cell for cell in read(path).cells if cell.cell_type == "code"]
+
+
+def stored_text(cell):
+    """What nbval compares, less what would be the same if the code broke."""
+    if "nbval-ignore-output" in cell.metadata.get("tags", []):
+        return ""
+    texts = [out.get("text") or out.get("data", {}).get("text/plain", "") for out in cell.outputs]
+    return "\n".join(text for text in texts if not SAYS_NOTHING.match(text.strip())).strip()
+
+
+def test_the_series_is_whole():
+    assert [name[:2] for name in NAMES] == [f"{n:02d}" for n in range(7)]
+
+
+def test_at_least_half_of_the_code_cells_are_really_compared(capsys):
+    counts = {path.stem: (sum(bool(stored_text(c)) for c in code_cells(path)), len(code_cells(path))) for path in PATHS}
+    compared, cells = (sum(column) for column in zip(*counts.values(), strict=True))
+    with capsys.disabled():
+        print(f"\nreally compared: {compared} of {cells} code cells", counts)
+    assert compared >= cells / 2
+
+
+@pytest.mark.parametrize("path", PATHS, ids=NAMES)
+def test_hygiene(path):
+    notebook, cells = read(path), code_cells(path)
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    assert set(notebook.metadata) <= {"kernelspec", "language_info"}
+    for cell in cells:
+        assert len(cell.source.splitlines()) <= 36, cell.source[:60]
+        for out in cell.outputs:
+            assert out.output_type != "error"
+            text = str(out.get("text", "")) + str(out.get("data", {}).get("text/plain", ""))
+            assert "Warning" not in text and not re.search(r"/(root|home|tmp|Users|work)/|[A-Z]:\\", text)
+            if "image/png" in out.get("data", {}):
+                assert len(out.metadata["image/png"]["alt"]) > 20
+    assert all("slide_type" in cell.metadata.get("slideshow", {}) for cell in notebook.cells)
+
+
+@pytest.mark.parametrize("path", PATHS, ids=NAMES)
+def test_shape_of_a_notebook(path):
+    cells = read(path).cells
+    prose = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    for part in (
+        "# ",
+        "**You will be able to**",
+        "Predict before you run",
+        "## Check yourself",
+        "## Summary",
+        "## References",
+    ):
+        assert part in prose, part
+    assert prose.count("### Exercise") >= 3 and prose.count("<summary>Hint</summary>") >= 3
+    solutions = [cell for cell in cells if "solution" in cell.metadata.get("tags", [])]
+    assert len(solutions) >= 3
+    for cell in solutions:
+        assert cell.metadata.get("jupyter", {}).get("source_hidden")
+        assert not re.search(r"^(def )?my_\w+\s*[=(]", cell.source, re.M)
+    set_up = next(cell for cell in cells if cell.cell_type == "code").source
+    assert "ModuleNotFoundError" in set_up and "%pip install -e" in set_up
+
+
+def taken_out(notebook, *names):
+    """Functions and classes of a notebook, without running the rest of it."""
+    source = "\n".join(c.source for c in code_cells(FOLDER / f"{notebook}.ipynb") if not c.source.startswith("%"))
+    nodes = [n for n in ast.parse(source).body if getattr(n, "name", None) in names]
+    last = {node.name: node for node in nodes}  # the notebook's final version
+    assert set(last) == set(names)
+    space = {"torch": torch, "nn": torch.nn, "CapsNetOutput": model.CapsNetOutput}
+    space |= {name: getattr(capsule_lib, name) for name in capsule_lib.__all__ if name not in names}
+    exec(compile(ast.Module(list(last.values()), []), notebook, "exec"), space)
+    return [space[name] for name in names]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_squash_of_notebook_01(dtype):
+    (squash,) = taken_out("01_squash", "squash")
+    s = torch.tensor([[0.3, -0.4, 1.2], [0, 0, 0], [300, 5, -7]], dtype=dtype)
+    assert torch.equal(squash(s), capsule_lib.squash(s))
+
+
+def test_primary_caps_of_notebook_02():
+    (primary_caps,) = taken_out("02_primary_capsules", "PrimaryCaps")
+    ours, theirs = primary_caps(6, 3, 4, 5, 2), capsule_lib.PrimaryCaps(6, 3, 4, 5, 2)
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(2, 6, 11, 13)
+    assert torch.allclose(ours(x), theirs(x), atol=1e-6)
+
+
+@pytest.mark.parametrize("iterations", [1, 2, 3, 5])
+def test_routing_of_notebook_03(iterations):
+    routing, loops, layer = taken_out("03_routing", "dynamic_routing", "routing_loops", "DigitCaps")
+    u_hat = torch.randn(2, 7, 3, 5)
+    expected, couplings = capsule_lib.dynamic_routing(u_hat, iterations, return_couplings=True)
+    v, c = routing(u_hat, iterations, return_couplings=True)
+    assert torch.allclose(v, expected, atol=1e-6) and torch.allclose(c, couplings, atol=1e-6)
+    assert torch.allclose(torch.stack([loops(image, iterations) for image in u_hat]), expected, atol=1e-5)
+    ours, theirs = layer(7, 4, 3, 5, iterations), capsule_lib.DigitCaps(7, 4, 3, 5, iterations)
+    theirs.load_state_dict(ours.state_dict())
+    u = torch.randn(2, 7, 4)
+    assert torch.allclose(ours(u), theirs(u), atol=1e-6)
+
+
+def test_losses_of_notebook_04():
+    margin, reconstruction = taken_out("04_loss", "margin_loss", "reconstruction_loss")
+    lengths, labels = torch.rand(6, 5), torch.tensor([0, 1, 2, 3, 4, 0])
+    several = (torch.rand(6, 5) > 0.5).float()
+    for target in (labels, several):
+        assert torch.allclose(margin(lengths, target), capsule_lib.margin_loss(lengths, target))
+    a, b = torch.rand(2, 1, 9, 9), torch.rand(2, 1, 9, 9)
+    assert torch.allclose(reconstruction(a, b), capsule_lib.reconstruction_loss(a, b))
+
+
+def test_decoder_of_notebook_05_and_network_of_notebook_06():
+    (decoder,) = taken_out("05_decoder", "Decoder")
+    ours, theirs = decoder(4, 3, (8, 9), (2, 5, 6)), capsule_lib.Decoder(4, 3, (8, 9), (2, 5, 6))
+    theirs.load_state_dict(ours.state_dict())
+    v, classes = torch.randn(3, 4, 3), torch.tensor([3, 0, 1])
+    assert torch.allclose(ours(v, classes), theirs(v, classes))
+    (network,) = taken_out("06_capsnet", "CapsNet")
+    ours, theirs = network(model.PRESETS["small"]), capsule_lib.CapsNet.from_preset("small")
+    theirs.load_state_dict(ours.state_dict())
+    images = torch.rand(2, 1, 28, 28)
+    for a, b in zip(ours(images), theirs(images), strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
