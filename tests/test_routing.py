@@ -1,190 +1,370 @@
-"""Squash and routing: the paper's formulas, and what must hold whatever the numbers are."""
+"""Squash and routing: against plain loops, at the edges of every number format, and against the known mistakes."""
 
-import math
+import re
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from torch.autograd import gradcheck
 
-from capsule_lib import DigitCaps, dynamic_routing, squash
-from capsule_lib.routing import route
+from capsule_lib.routing import dynamic_routing, route, squash
 
-HALVES = [torch.float16, torch.bfloat16]
-FLOATS = [*HALVES, torch.float32, torch.float64]
+FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
+# B, I, J, K, D: odd sizes, everything single, one capsule, one class, one number in a capsule, one image
+SIZES = [(2, 7, 3, 4, 5), (1, 1, 1, 1, 1), (3, 1, 4, 3, 2), (2, 5, 1, 3, 4), (2, 3, 5, 1, 3), (1, 11, 2, 5, 1)]
 
-
-def relative(a, b):
-    return ((a - b).norm() / b.norm()).item()
-
-
-def procedure_1(u_hat, iterations):
-    """The paper's procedure 1 in plain Python numbers. u_hat[i][j] is a list; returns v[j]."""
-    inputs, outputs, size = len(u_hat), len(u_hat[0]), len(u_hat[0][0])
-    b = [[0.0] * outputs for _ in range(inputs)]
-    for _ in range(iterations):
-        c = [[math.exp(x) / sum(map(math.exp, row)) for x in row] for row in b]
-        v = []
-        for j in range(outputs):
-            s = [sum(c[i][j] * u_hat[i][j][d] for i in range(inputs)) for d in range(size)]
-            squared = sum(x * x for x in s)
-            v.append([squared / (1 + squared) * x / math.sqrt(squared) for x in s])
-        b = [
-            [b[i][j] + sum(x * y for x, y in zip(u_hat[i][j], v[j], strict=True)) for j in range(outputs)]
-            for i in range(inputs)
-        ]
-    return v
+vectors = st.lists(st.floats(-1e4, 1e4, width=32), min_size=1, max_size=9).map(
+    lambda numbers: torch.tensor(numbers, dtype=torch.float64)
+)
 
 
-@pytest.mark.parametrize(("length", "expected"), [(0.5, 0.2), (1, 0.5), (3, 0.9), (100, 10000 / 10001)])
-def test_squash_by_hand(length, expected):
-    v = squash(torch.tensor([0.6 * length, -0.8 * length], dtype=torch.float64))
-    assert v.tolist() == pytest.approx([0.6 * expected, -0.8 * expected])
+def relative(got, right):
+    """Norm of the difference, relative to the norm of what is right."""
+    return ((got.double() - right.double()).norm() / right.double().norm()).item()
 
 
-@given(vectors=st.lists(st.lists(st.floats(-1e6, 1e6, width=32), min_size=3, max_size=3), min_size=1, max_size=5))
-@settings(max_examples=100, deadline=None)
-def test_squash_keeps_direction_and_bounds_length(vectors):
-    s = torch.tensor(vectors, dtype=torch.float64)
-    v = squash(s)
-    n = s.norm(dim=1, keepdim=True)
-    assert (v.norm(dim=1) <= 1).all()
-    assert torch.allclose(v * (1 + n**2), s * n, rtol=1e-9, atol=1e-12)
+def squash_by_hand(s):
+    length = sum(x**2 for x in s) ** 0.5
+    return [length**2 / (1 + length**2) * x / length for x in s]
 
 
-@pytest.mark.parametrize("dim", [0, 1, 2, -2])
-def test_squash_works_along_any_axis(dim):
-    s = torch.randn(3, 4, 5)
-    assert torch.allclose(squash(s, dim), squash(s.movedim(dim, -1)).movedim(-1, dim))
+def procedure_1(u_hat, iterations, detach=False):
+    """Procedure 1 with a loop for every index; u_hat is float64. Returns v [B, J, D] and c [iterations, B, I, J]."""
+    B, I, J, D = u_hat.shape
+    all_v, all_c = [], []
+    for image in range(B):
+        logits = [[torch.zeros((), dtype=torch.float64) for _ in range(J)] for _ in range(I)]
+        for t in range(iterations):
+            votes = u_hat[image].detach() if detach and t < iterations - 1 else u_hat[image]
+            c = []
+            for i in range(I):
+                total = sum(logits[i][j].exp() for j in range(J))
+                c.append([logits[i][j].exp() / total for j in range(J)])
+            v = []
+            for j in range(J):
+                v.append(squash_by_hand([sum(c[i][j] * votes[i, j, d] for i in range(I)) for d in range(D)]))
+            for i in range(I):
+                for j in range(J):
+                    logits[i][j] = logits[i][j] + sum(votes[i, j, d] * v[j][d] for d in range(D))
+            all_c.append(torch.stack([torch.stack(row) for row in c]).detach())
+        all_v.append(torch.stack([torch.stack(capsule) for capsule in v]))
+    return torch.stack(all_v), torch.stack(all_c).view(B, iterations, I, J).transpose(0, 1)
+
+
+def capsules_and_weight(sizes, dtype=torch.float64):
+    B, I, J, K, D = sizes
+    u = torch.randn(B, I, K, dtype=torch.float64)
+    weight = torch.randn(J, K, I, D, dtype=torch.float64)
+    return u.to(dtype).requires_grad_(), weight.to(dtype).requires_grad_()
+
+
+def votes_of(u, weight):
+    return torch.einsum("bik,jkid->bijd", u, weight)
+
+
+# --- squash ---
+
+
+@given(vectors)
+def test_squash_gives_lengths_from_0_to_1(s):
+    assert 0 <= squash(s).norm() <= 1
+
+
+@given(vectors)
+def test_squash_keeps_the_direction(s):
+    torch.testing.assert_close(squash(s) * s.norm(), s * squash(s).norm(), rtol=1e-9, atol=1e-12)
+
+
+@given(vectors, st.floats(1.01, 100))
+def test_squash_makes_the_longer_of_two_parallel_vectors_no_shorter(s, factor):
+    assert squash(factor * s).norm() >= squash(s).norm() - 1e-12
+
+
+@given(st.floats(1e-3, 1e3), st.integers(1, 8))
+def test_squash_gives_the_length_of_equation_1(length, size):
+    s = torch.full((size,), length / size**0.5, dtype=torch.float64)
+    assert squash(s).norm().item() == pytest.approx(length**2 / (1 + length**2), rel=1e-9)
+
+
+@pytest.mark.parametrize(("length", "squashed"), [(1.0, 0.5), (3.0, 0.9), (0.1, 0.01 / 1.01), (100.0, 1e4 / 10001)])
+def test_squash_by_hand(length, squashed):
+    s = length * torch.tensor([0.6, 0.0, -0.8])
+    torch.testing.assert_close(squash(s), squashed * torch.tensor([0.6, 0.0, -0.8]))
+
+
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=4), st.data())
+def test_squash_works_along_any_dim(shape, data):
+    dim = data.draw(st.integers(-len(shape), len(shape) - 1))
+    s = torch.randn(shape)
+    torch.testing.assert_close(squash(s, dim), squash(s.movedim(dim, -1)).movedim(-1, dim))
+
+
+def test_squash_treats_each_capsule_by_itself():
+    s = torch.randn(4, 6, 5)
+    alone = torch.stack([torch.stack([squash(capsule) for capsule in image]) for image in s])
+    torch.testing.assert_close(squash(s), alone)
+    assert (squash(100 * s).norm(dim=-1) > 0.99).all()  # along any other axis they would share a length
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_squash_is_safe_at_zero_forward_and_backward(dtype):
-    s = torch.zeros(2, 4, dtype=dtype, requires_grad=True)
+def test_squash_promotes_halves_to_float32_and_leaves_float64(dtype):
+    expected = torch.float64 if dtype == torch.float64 else torch.float32
+    assert squash(torch.ones(2, 3, dtype=dtype)).dtype == expected
+    with torch.autocast("cpu", torch.bfloat16):
+        assert squash(torch.ones(2, 3, dtype=dtype)).dtype == expected
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_squash_of_zero_is_zero_with_zero_gradient(dtype):
+    s = torch.zeros(3, 4, dtype=dtype, requires_grad=True)
     v = squash(s)
     v.sum().backward()
-    assert (v == 0).all() and (s.grad == 0).all()
+    assert (v == 0).all()
+    assert (s.grad == 0).all()
 
 
+@pytest.mark.parametrize("share", [1.0, 0.6, 1e-3])
+@pytest.mark.parametrize("size", [1, 2, 16, 300])
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_squash_neither_overflows_nor_vanishes(dtype):
-    info = torch.finfo(dtype)
-    long = squash(torch.full((1, 3), info.max / 2, dtype=dtype))
-    assert torch.allclose(long.norm(dim=1), torch.ones(1, dtype=long.dtype), atol=1e-6)
-    short = squash(torch.tensor([[1e-3, 0.0]], dtype=dtype))
-    assert short[0, 0].item() == pytest.approx(1e-6, rel=0.02)
+def test_squash_of_a_very_long_vector_is_a_unit_vector(dtype, size, share):
+    s = torch.full((size,), share * torch.finfo(dtype).max, dtype=dtype, requires_grad=True)
+    v = squash(s)
+    v.sum().backward()
+    torch.testing.assert_close(v, torch.full_like(v, size**-0.5), rtol=1e-3, atol=0)
+    assert s.grad.isfinite().all()
 
 
-@pytest.mark.parametrize(
-    ("given_type", "kept"), [(t, torch.float32) for t in HALVES] + [(torch.float64, torch.float64)]
-)
-def test_halves_are_promoted_and_float64_stays(given_type, kept):
-    votes = torch.randn(2, 3, 4, 5).to(given_type)
-    assert squash(votes).dtype == dynamic_routing(votes).dtype == kept
+@pytest.mark.parametrize("length", [1e-3, 3e-4, 300.0, 60_000.0])
+def test_squash_of_a_float16_vector_is_as_exact_as_in_float64(length):
+    s = torch.tensor([length, -length / 2, 0.0], dtype=torch.float16)
+    torch.testing.assert_close(squash(s).double(), squash(s.double()), rtol=1e-5, atol=0)
 
 
-def test_squash_refuses_integers():
-    with pytest.raises(TypeError, match=r"int64.*\.float\(\)"):
-        squash(torch.ones(2, 3, dtype=torch.long))
+@pytest.mark.parametrize("scale", [1e-4, 0.3, 1.0, 30.0])  # tiny, and with a largest entry below and above 1
+@pytest.mark.parametrize("dim", [-1, 0])
+def test_squash_has_the_gradient_of_its_formula(scale, dim):
+    s = scale * (0.5 + torch.rand(3, 4, dtype=torch.float64)) * torch.randn(3, 4).sign()
+    assert gradcheck(
+        lambda s: squash(s, dim) / scale, s.requires_grad_(), eps=1e-4 * scale, atol=1e-7 / max(1, scale**2)
+    )
 
 
-def test_gradient_of_squash():
-    torch.manual_seed(0)
-    for scale in (1e-3, 1.0, 50.0):
-        s = (scale * torch.randn(4, 3, dtype=torch.float64)).requires_grad_()
-        assert torch.autograd.gradcheck(squash, s, eps=1e-6 * scale, atol=1e-5 * min(1, scale))
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.bool])
+def test_squash_of_whole_numbers_is_a_clear_error(dtype):
+    with pytest.raises(TypeError, match=rf"floating-point.*{dtype}.*\.float\(\)"):
+        squash(torch.ones(2, 3, dtype=dtype))
 
 
-@pytest.mark.parametrize("iterations", range(1, 6))
-def test_dynamic_routing_is_procedure_1(iterations):
-    torch.manual_seed(iterations)
-    u_hat = torch.randn(3, 7, 4, 5, dtype=torch.float64)
-    expected = torch.tensor([procedure_1(image, iterations) for image in u_hat.tolist()], dtype=torch.float64)
-    assert torch.allclose(dynamic_routing(u_hat, iterations), expected, rtol=1e-12, atol=1e-14)
+# --- procedure 1 ---
 
 
-def test_one_iteration_is_squash_of_the_even_sum():
-    u_hat = torch.randn(2, 6, 3, 4)
-    assert torch.allclose(dynamic_routing(u_hat, 1), squash(u_hat.sum(1) / 3), atol=1e-6)
+@pytest.mark.parametrize("iterations", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("sizes", SIZES)
+def test_dynamic_routing_is_procedure_1_in_plain_loops(sizes, iterations):
+    votes = votes_of(*capsules_and_weight(sizes)).detach()
+    v, c = dynamic_routing(votes, iterations, return_couplings=True)
+    expected_v, expected_c = procedure_1(votes, iterations)
+    assert relative(v, expected_v) < 1e-10
+    assert c.shape == expected_c.shape
+    assert relative(c, expected_c) < 1e-10
+    assert relative(dynamic_routing(votes.float(), iterations), expected_v) < 1e-5
 
 
-@pytest.mark.parametrize("layer", [False, True])
-def test_couplings_sum_to_one_over_the_outputs_only(layer):
-    torch.manual_seed(0)
-    if layer:
-        _, c = DigitCaps(6, 4, 3, 5)(torch.randn(2, 6, 4), return_couplings=True)
-    else:
-        _, c = dynamic_routing(torch.randn(2, 6, 3, 5), return_couplings=True)
-    assert c.shape == (3, 2, 6, 3)
-    assert torch.allclose(c.sum(3), torch.ones(3, 2, 6))
-    assert not torch.allclose(c.sum(2), torch.ones(3, 2, 3), atol=0.1)
+def test_one_iteration_is_squash_of_the_votes_sum_divided_by_the_classes():
+    u, weight = capsules_and_weight((2, 7, 3, 4, 5))
+    once = squash(votes_of(u, weight).sum(dim=1) / 3)
+    torch.testing.assert_close(dynamic_routing(votes_of(u, weight), 1), once)
+    torch.testing.assert_close(route(u, weight, 1), once)
 
 
-def test_an_image_does_not_depend_on_its_batch_mates():
-    torch.manual_seed(0)
-    layer, u = DigitCaps(9, 4, 3, 5), torch.randn(4, 9, 4)
-    assert torch.allclose(layer(u)[1:2], layer(u[1:2]), atol=1e-6)
-    votes = torch.randn(4, 9, 3, 5)
-    assert torch.allclose(dynamic_routing(votes)[1:2], dynamic_routing(votes[1:2]), atol=1e-6)
+def test_three_iterations_are_the_default():
+    u, weight = capsules_and_weight((2, 7, 3, 4, 5))
+    torch.testing.assert_close(dynamic_routing(votes_of(u, weight)), dynamic_routing(votes_of(u, weight), 3))
+    torch.testing.assert_close(route(u, weight), route(u, weight, 3))
 
 
-def test_detached_gradient_is_that_of_constant_couplings():
-    u_hat = torch.randn(2, 6, 3, 4, dtype=torch.float64, requires_grad=True)
-    v, c = dynamic_routing(u_hat, 3, return_couplings=True)
-    fixed = squash(torch.einsum("bij,bijd->bjd", c[-1].detach(), u_hat))
-    got, expected = (torch.autograd.grad(out.square().sum(), u_hat)[0] for out in (v, fixed))
-    assert torch.allclose(got, expected)
-
-
-def test_full_gradient_is_the_derivative():
-    u_hat = torch.randn(1, 4, 3, 2, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda x: dynamic_routing(x, 3, detach=False), u_hat)
-
-
-SIZES = [(4, 37, 5, 3, 7), (2, 1, 3, 4, 5), (3, 11, 4, 1, 6), (1, 8, 1, 2, 1)]
-
-
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("iterations", range(1, 6))
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
-def test_route_gives_the_numbers_of_dynamic_routing(size, iterations, dtype, tolerance):
-    batch, inputs, in_dim, outputs, out_dim = size
-    torch.manual_seed(iterations)
-    u = torch.randn(batch, in_dim, inputs, dtype=dtype).transpose(1, 2).requires_grad_()  # not contiguous
-    weight = torch.randn(outputs, in_dim, inputs, out_dim, dtype=dtype, requires_grad=True)
-    votes = torch.einsum("bik,jkid->bijd", u, weight)
-    results = [
+def both_couplings(iterations):
+    u, weight = capsules_and_weight((2, 7, 3, 4, 5))
+    for _, c in (
+        dynamic_routing(votes_of(u, weight), iterations, return_couplings=True),
         route(u, weight, iterations, return_couplings=True),
-        dynamic_routing(votes, iterations, return_couplings=True),
-    ]
-    seed = torch.randn_like(results[0][0])
-    gradients = [torch.autograd.grad((v * seed).sum(), (u, weight), retain_graph=True) for v, _ in results]
-    for a, b in zip(results[0] + gradients[0], results[1] + gradients[1], strict=True):
-        assert relative(a, b) < tolerance
+    ):
+        assert c.shape == (iterations, 2, 7, 3)
+        yield c
 
 
-def test_gradient_of_route_with_constant_couplings():
-    u = torch.randn(2, 5, 3, dtype=torch.float64, requires_grad=True)
-    weight = torch.randn(2, 3, 5, 4, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda u, w: route(u, w, 1), (u, weight))
+def test_couplings_sum_to_1_over_the_outputs_and_not_over_the_inputs_or_the_batch():
+    for c in both_couplings(4):
+        torch.testing.assert_close(c.sum(dim=3), torch.ones(4, 2, 7, dtype=torch.float64))
+        for axis in (1, 2):
+            assert ((c[1:].sum(dim=axis) - 1).abs() > 0.1).any()
 
 
-def test_autocast_does_not_lower_the_precision():
-    torch.manual_seed(0)
-    layer, u, votes = DigitCaps(40, 8, 3, 16), torch.randn(2, 40, 8), torch.randn(2, 40, 3, 16)
+def test_couplings_start_equal_and_then_differ():
+    for c in both_couplings(3):
+        torch.testing.assert_close(c[0], torch.full_like(c[0], 1 / 3))
+        assert (c[1:] - 1 / 3).abs().amax() > 0.1
+
+
+def test_output_lengths_lie_below_1():
+    u, weight = capsules_and_weight((2, 7, 3, 4, 5))
+    assert (dynamic_routing(votes_of(u, weight)).norm(dim=2) < 1).all()
+    assert (route(u, weight).norm(dim=2) < 1).all()
+
+
+def test_capsules_of_an_image_do_not_depend_on_its_batch_mates():
+    u, weight = capsules_and_weight((5, 7, 3, 4, 5))
+    for image in range(5):
+        alone = u[image : image + 1]
+        torch.testing.assert_close(route(u, weight)[image], route(alone, weight)[0])
+        votes = votes_of(u, weight)
+        torch.testing.assert_close(dynamic_routing(votes)[image], dynamic_routing(votes[image : image + 1])[0])
+
+
+@pytest.mark.parametrize("iterations", [1, 2, 3])
+def test_gradient_through_every_iteration_is_that_of_the_loops(iterations):
+    votes = votes_of(*capsules_and_weight((2, 3, 2, 2, 3))).detach().requires_grad_()
+    towards = torch.randn(2, 2, 3, dtype=torch.float64)
+    (got,) = torch.autograd.grad((dynamic_routing(votes, iterations, detach=False) * towards).sum(), votes)
+    (right,) = torch.autograd.grad((procedure_1(votes, iterations)[0] * towards).sum(), votes)
+    assert relative(got, right) < 1e-10
+
+
+@pytest.mark.parametrize("iterations", [1, 2, 3])
+def test_detached_votes_give_the_gradient_with_couplings_held_fixed(iterations):
+    votes = votes_of(*capsules_and_weight((2, 3, 2, 2, 3))).detach().requires_grad_()
+    towards = torch.randn(2, 2, 3, dtype=torch.float64)
+    (got,) = torch.autograd.grad((dynamic_routing(votes, iterations) * towards).sum(), votes)
+    fixed = procedure_1(votes.detach(), iterations)[1][-1]
+    held = squash((fixed[..., None] * votes).sum(dim=1))
+    (right,) = torch.autograd.grad((held * towards).sum(), votes)
+    (loops,) = torch.autograd.grad((procedure_1(votes, iterations, detach=True)[0] * towards).sum(), votes)
+    assert relative(got, right) < 1e-10
+    assert relative(got, loops) < 1e-10
+
+
+def test_detaching_changes_the_gradient_and_not_the_result():
+    votes = votes_of(*capsules_and_weight((2, 7, 3, 4, 5))).detach().requires_grad_()
+    once, throughout = (dynamic_routing(votes, 3, detach=detach) for detach in (True, False))
+    assert torch.equal(once, throughout)
+    gradients = [torch.autograd.grad(v.square().sum(), votes)[0] for v in (once, throughout)]
+    assert relative(*gradients) > 0.01
+
+
+def test_zero_votes_route_to_zero_with_finite_gradients():
+    votes = torch.zeros(2, 3, 4, 5, requires_grad=True)
+    v = dynamic_routing(votes)
+    v.sum().backward()
+    assert (v == 0).all()
+    assert votes.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_inputs_are_routed_in_float32(dtype):
+    u, weight = capsules_and_weight((2, 7, 3, 4, 5), torch.float32)
+    votes = votes_of(u, weight).detach().to(dtype)
+    assert torch.equal(dynamic_routing(votes), dynamic_routing(votes.float()))
+    assert torch.equal(route(u.to(dtype), weight), route(u.to(dtype).float(), weight))
+    assert torch.equal(route(u.to(dtype), weight.to(dtype)), route(u.to(dtype).float(), weight.to(dtype).float()))
+
+
+def test_routing_ignores_autocast():
+    u, weight = capsules_and_weight((2, 7, 3, 4, 5), torch.float32)
+    votes = votes_of(u, weight).detach().requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
-        inside = layer(u), dynamic_routing(votes)
-    assert relative(inside[0], layer(u)) < 1e-6 and relative(inside[1], dynamic_routing(votes)) < 1e-6
+        inside = [*route(u, weight, return_couplings=True), *dynamic_routing(votes, return_couplings=True)]
+    outside = [*route(u, weight, return_couplings=True), *dynamic_routing(votes, return_couplings=True)]
+    for got, right in zip(inside, outside, strict=True):
+        assert torch.equal(got, right)
+    for got, right, inputs in [(inside[0], outside[0], (u, weight)), (inside[2], outside[2], (votes,))]:
+        gradients = [torch.autograd.grad(v.square().sum(), inputs) for v in (got, right)]
+        assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
-@pytest.mark.parametrize("bad", [torch.randn(2, 3, 4), torch.randn(3)])
-def test_votes_need_four_axes(bad):
-    with pytest.raises(ValueError, match=r"\[B, I, J, D\].*shape"):
-        dynamic_routing(bad)
+@pytest.mark.parametrize("shape", [(2, 3, 4), (3,), (1, 2, 3, 4, 5)])
+def test_votes_of_a_wrong_shape_are_a_clear_error(shape):
+    with pytest.raises(ValueError, match=re.escape(f"votes [B, I, J, D]; got a tensor of shape {list(shape)}")):
+        dynamic_routing(torch.zeros(shape))
 
 
-def test_no_iteration_is_an_error():
-    with pytest.raises(ValueError, match="at least 1"):
-        dynamic_routing(torch.randn(1, 2, 3, 4), 0)
-    with pytest.raises(ValueError, match="at least 1"):
-        route(torch.randn(1, 2, 3), torch.randn(2, 3, 2, 4), 0)
+@pytest.mark.parametrize("iterations", [0, -1])
+def test_fewer_than_one_iteration_is_a_clear_error(iterations):
+    u, weight = capsules_and_weight((2, 3, 4, 5, 6))
+    with pytest.raises(ValueError, match=f"at least 1 iteration; got {iterations}"):
+        dynamic_routing(votes_of(u, weight), iterations)
+    with pytest.raises(ValueError, match=f"at least 1 iteration; got {iterations}"):
+        route(u, weight, iterations)
+
+
+# --- route: the same without votes ---
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("iterations", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("sizes", SIZES)
+def test_route_equals_dynamic_routing_of_the_votes(sizes, iterations, dtype):
+    u, weight = capsules_and_weight(sizes)  # what is right is worked out in float64
+    right, right_c = dynamic_routing(votes_of(u, weight), iterations, return_couplings=True)
+    towards = torch.randn_like(right)
+    right_gradients = torch.autograd.grad((right * towards).sum(), (u, weight))
+    own = [x.detach().to(dtype).requires_grad_() for x in (u, weight)]
+    got, c = route(*own, iterations, return_couplings=True)
+    gradients = torch.autograd.grad((got * towards.to(dtype)).sum(), own)
+    assert got.dtype == c.dtype == dtype
+    for a, b in [(got, right), (c, right_c), *zip(gradients, right_gradients, strict=True)]:
+        assert a.shape == b.shape
+        assert relative(a, b) < TOLERANCE[dtype]
+
+
+def test_route_takes_inputs_in_any_order_of_memory():
+    u, weight = capsules_and_weight((2, 7, 3, 4, 5))
+    right = route(u, weight)
+    right_gradients = torch.autograd.grad(right.square().sum(), (u, weight))
+    stored_u = u.detach().transpose(0, 2).contiguous().requires_grad_()
+    stored_weight = weight.detach().permute(3, 1, 0, 2).contiguous().requires_grad_()
+    got = route(stored_u.transpose(0, 2), stored_weight.permute(2, 1, 3, 0))
+    gradients = torch.autograd.grad(got.square().sum(), (stored_u, stored_weight))
+    torch.testing.assert_close(got, right)
+    torch.testing.assert_close(gradients[0].transpose(0, 2), right_gradients[0])
+    torch.testing.assert_close(gradients[1].permute(2, 1, 3, 0), right_gradients[1])
+
+
+def test_route_takes_every_second_capsule_of_a_larger_tensor():
+    u, weight = capsules_and_weight((2, 14, 3, 4, 5))
+    right = route(u[:, ::2].contiguous(), weight[:, :, ::2].contiguous())
+    torch.testing.assert_close(route(u[:, ::2], weight[:, :, ::2]), right)
+
+
+def test_route_with_fixed_couplings_has_the_gradient_of_its_formula():
+    assert gradcheck(lambda u, weight: route(u, weight, 1), capsules_and_weight((2, 3, 2, 3, 2)))
+
+
+def test_route_never_holds_the_votes():
+    """Forward and backward in less memory than the votes would take: everything saved for the gradient is smaller."""
+    u, weight = capsules_and_weight((16, 40, 10, 4, 16), torch.float32)
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x.numel()) or x, lambda x: x):
+        route(u, weight)
+    assert max(saved) < 16 * 40 * 10 * 16
+    assert max(saved) == weight.numel()
+
+
+@pytest.mark.parametrize("capsules", [(2, 6, 4), (2, 7, 3), (2, 7)])
+def test_capsules_that_do_not_fit_the_weight_are_a_clear_error(capsules):
+    with pytest.raises(ValueError, match=r"\[B, 7, 4\]"):
+        route(torch.zeros(capsules), torch.zeros(3, 4, 7, 5))
+
+
+@pytest.mark.gpu
+def test_squash_and_routing_give_the_same_numbers_on_cuda():
+    u, weight = capsules_and_weight((3, 7, 3, 4, 5))
+    here = [squash(u), route(u, weight), dynamic_routing(votes_of(u, weight))]
+    gradients = torch.autograd.grad(here[1].square().sum(), (u, weight))
+    there_u, there_weight = (x.detach().cuda().requires_grad_() for x in (u, weight))
+    there = [squash(there_u), route(there_u, there_weight), dynamic_routing(votes_of(there_u, there_weight))]
+    there_gradients = torch.autograd.grad(there[1].square().sum(), (there_u, there_weight))
+    for got, right in zip([*there, *there_gradients], [*here, *gradients], strict=True):
+        assert got.is_cuda
+        assert relative(got.cpu(), right) < 1e-10
