@@ -8,6 +8,7 @@ from hypothesis import settings
 
 from capsule_lib import CapsNet, CapsNetConfig, load_digits, load_pretrained
 
+torch.set_num_threads(1)  # the tensors are small; on a busy machine two threads would mostly wait for each other
 settings.register_profile("course", deadline=None, derandomize=True, database=None, max_examples=25)
 settings.load_profile("course")
 
