@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -147,3 +149,27 @@ def test_decoder_of_notebook_05_and_network_of_notebook_06():
     images = torch.rand(2, 1, 28, 28)
     for a, b in zip(ours(images), theirs(images), strict=True):
         assert torch.allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize("path", PATHS, ids=NAMES)
+def test_slides_build(path, tmp_path):
+    command = [sys.executable, "-m", "nbconvert", "--to", "slides", "--output-dir", str(tmp_path), str(path)]
+    subprocess.run(command, check=True, capture_output=True)
+    assert (tmp_path / f"{path.stem}.slides.html").read_text(encoding="utf-8").count("<section") > 8
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("path", PATHS, ids=NAMES)
+def test_every_notebook_runs_on_cuda(path, tmp_path):
+    """Executed with one more cell, which asserts that the device is CUDA and that a network, where there is one, is on it."""
+    notebook = read(path)
+    source = (
+        "assert device.type == 'cuda'\nassert 'net' not in globals() or next(net.parameters()).device.type == 'cuda'\n"
+    )
+    notebook.cells.append(nbformat.v4.new_code_cell(source))
+    copy = tmp_path / path.name
+    nbformat.write(notebook, copy)
+    command = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-cell-timeout=300", str(copy)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout[-3000:]
