@@ -107,7 +107,7 @@ def evaluate(net: CapsNet, images: Tensor, labels: Tensor, batch_size: int = 250
     device, training = next(net.parameters()).device, net.training
     net.eval()
     lengths, squared_error = [], 0.0
-    for x in tqdm(images.split(batch_size), desc="evaluating", leave=False, delay=10):
+    for x in tqdm(images.split(batch_size), desc="evaluating", leave=False, delay=30):
         out = net(x.to(device))
         lengths.append(out.lengths.cpu())
         squared_error += (out.reconstruction.cpu() - x).square().sum().item() if net.decoder else float("nan")
