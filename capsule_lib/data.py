@@ -82,9 +82,10 @@ def read_verified(path: Path, sha256: str, remedy: str) -> bytes:
 def _load_whole(name: str, split: str) -> tuple[Tensor, Tensor]:
     from torchvision import datasets  # here, because it takes longer to import than the rest of the package
 
+    readers = datasets.mnist.read_image_file, datasets.mnist.read_label_file
     dataset = {"mnist": datasets.MNIST, "fashion": datasets.FashionMNIST}[name]
-    stems = ["train" if split == "train" else "t10k"]
-    files = [f"{stem}-{kind}" for stem in stems for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")]
+    stem = "train" if split == "train" else "t10k"
+    files = [f"{stem}-{kind}" for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")]
     roots = [Path(folder) for folder in (os.environ.get("CAPSULE_DATA"), DATA) if folder]
     root = next((r for r in roots if all((r / dataset.__name__ / "raw" / f).is_file() for f in files)), None)
     if root is None:
@@ -96,8 +97,8 @@ def _load_whole(name: str, split: str) -> tuple[Tensor, Tensor]:
             read_verified(folder / file, MNIST_SHA256[file], remedy)
     count = 60_000 if split == "train" else 10_000
     try:
-        whole = dataset(root, train=split == "train")
-        images, labels = whole.data, whole.targets
+        # read here, because the data set's own class wants the files of the other split too
+        images, labels = (read(str(folder / file)) for read, file in zip(readers, files, strict=True))
     except (ValueError, RuntimeError, AssertionError, IndexError, OSError) as error:
         raise ValueError(f"the {name} files in {folder} can't be read ({error}): {remedy}") from error
     if images.shape != (count, 28, 28) or labels.shape != (count,):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from capsule_lib.losses import one_hot
-from capsule_lib.routing import route, squash
+from capsule_lib.routing import fitting, route, squash
 
 
 class PrimaryCaps(nn.Module):
@@ -47,19 +47,11 @@ class DigitCaps(nn.Module):
 
     def votes(self, u: Tensor) -> Tensor:
         """The votes u_hat [B, I, J, D] of input capsules u [B, I, K]: to look at. The forward pass never builds them."""
-        return torch.einsum("bik,jkid->bijd", self._checked(u), self.weight)
+        return torch.einsum("bik,jkid->bijd", fitting(u, self.weight), self.weight)
 
     def forward(self, u: Tensor, return_couplings: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         """Output capsules [B, J, D]; with `return_couplings` also the couplings [iterations, B, I, J]."""
-        return route(self._checked(u), self.weight, self.iterations, return_couplings=return_couplings)
-
-    def _checked(self, u: Tensor) -> Tensor:
-        _, in_dim, in_capsules, _ = self.weight.shape
-        if u.dim() != 3 or u.shape[1:] != (in_capsules, in_dim):
-            raise ValueError(
-                f"DigitCaps takes capsules [B, {in_capsules}, {in_dim}]; got a tensor of shape {list(u.shape)}"
-            )
-        return u
+        return route(u, self.weight, self.iterations, return_couplings=return_couplings)
 
 
 class Decoder(nn.Module):

@@ -24,6 +24,7 @@ def margin_loss(
     if lengths.dim() != 2:
         raise ValueError(f"margin_loss takes lengths [B, J]; got a tensor of shape {list(lengths.shape)}")
     present = labels if labels.shape == lengths.shape else one_hot(labels, len(lengths), lengths.shape[1])
+    present = present.to(lengths.dtype)
     too_short = present * F.relu(m_plus - lengths) ** 2
     too_long = (1 - present) * F.relu(lengths - m_minus) ** 2
     return (too_short + down_weight * too_long).sum(dim=1).mean()

@@ -67,6 +67,7 @@ def train(
             f"images must lie in 0..1, which is what the decoder's sigmoid can redraw; got {images.min():.2f}..{images.max():.2f}: "
             "leave out the normalisation to mean 0"
         )
+    _check_pairs(images, labels)
     device = next(net.parameters()).device
     images, labels = images.to(device), labels.to(device)
     steps = -(-len(images) // batch_size)
@@ -104,6 +105,7 @@ def train(
 @torch.no_grad()
 def evaluate(net: CapsNet, images: Tensor, labels: Tensor, batch_size: int = 250) -> Evaluation:
     """Measure a network on images [N, C, H, W] with labels [N], which it has never trained on. See `Evaluation`."""
+    _check_pairs(images, labels)
     device, training = next(net.parameters()).device, net.training
     net.eval()
     lengths, squared_error = [], 0.0
@@ -140,3 +142,10 @@ def dimension_effects(net: CapsNet, images: Tensor, labels: Tensor, digits: int 
             change = net.decoder(high, label) - net.decoder(low, label)
             effects[j, d] = change.square().flatten(1).mean(dim=1).sqrt().mean()
     return effects
+
+
+def _check_pairs(images: Tensor, labels: Tensor) -> None:
+    if labels.shape != (len(images),):
+        raise ValueError(
+            f"{len(images)} images need as many labels, [{len(images)}]; got labels of shape {list(labels.shape)}"
+        )

@@ -35,8 +35,7 @@ def save_weights(net: CapsNet, path: str | Path, *, half: bool = False, **card) 
     content = save(tensors)
     facts = {"config": dataclasses.asdict(net.config), **card, "sha256": hashlib.sha256(content).hexdigest()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, content)
-    write_whole(path.with_suffix(".json"), (json.dumps(facts, indent=2) + "\n").encode())
+    write_whole({path: content, path.with_suffix(".json"): (json.dumps(facts, indent=2) + "\n").encode()})
     return path
 
 
@@ -83,24 +82,27 @@ def read_card(path: str | Path) -> dict:
     path = Path(path).with_suffix(".json")
     try:
         card = json.loads(path.read_text())
-        if not {"sha256", "config"} <= card.keys():
-            raise ValueError("it has no 'sha256' and 'config'")
+        if not (isinstance(card["sha256"], str) and isinstance(card["config"], dict)):
+            raise ValueError("'sha256' should be text and 'config' an object")
     except FileNotFoundError:
         raise FileNotFoundError(
             f"{path}, the card of the weights, is missing: keep it beside them, or save the network again"
         ) from None
-    except (ValueError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         raise ValueError(
             f"{path} is not the card of a weights file ({error}): restore it, or save the network again"
         ) from None
     return card
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all: aside first, then renamed."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+def write_whole(contents: dict[Path, bytes]) -> None:
+    """Write files so that they are there whole or not at all: all of them aside first, then renamed."""
+    asides = {path: path.with_name(f".{path.name}.{os.getpid()}") for path in contents}
     try:
-        aside.write_bytes(content)
-        os.replace(aside, path)
+        for path, content in contents.items():
+            asides[path].write_bytes(content)
+        for path, aside in asides.items():
+            os.replace(aside, path)
     finally:
-        aside.unlink(missing_ok=True)
+        for aside in asides.values():
+            aside.unlink(missing_ok=True)

@@ -1,9 +1,12 @@
 """Digits and weights on disk: what ships is right, and a damaged file is never used."""
 
+import ast
+import hashlib
 import json
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import time
@@ -13,14 +16,16 @@ from urllib.error import URLError
 
 import pytest
 import torch
+import yaml
 
 from capsule_lib import CapsNet, CapsNetConfig, data, evaluate, load_digits, load_pretrained, load_weights, save_weights
 from capsule_lib.train import LIVE, dimension_effects
 from capsule_lib.weights import WEIGHTS, read_card
 
 ROOT = Path(__file__).parent.parent
+WHOLE = os.environ.get("CAPSULE_DATA", "")
 TINY = CapsNetConfig((1, 9, 9), classes=3, stem_channels=4, kernel_size=3, types=2, class_dim=5, decoder_hidden=(8, 9))
-needs_mnist = pytest.mark.skipif(not os.environ.get("CAPSULE_DATA"), reason="CAPSULE_DATA is not set: no whole MNIST")
+needs_mnist = pytest.mark.skipif(not WHOLE, reason="CAPSULE_DATA is not set: no whole MNIST")
 
 
 @pytest.mark.parametrize(("split", "each"), [("train", 400), ("test", 100)])
@@ -36,12 +41,28 @@ def test_no_digit_is_in_both_parts():
     assert len(train) == 4000 and len(test) == 1000 and not train & test
 
 
+def pixels(images):
+    """Each image as bytes 0..255: the same image is the same bytes, whatever set it came from."""
+    return [image.tobytes() for image in (images * 255).round().byte().numpy()]
+
+
 @needs_mnist
 def test_shipped_digits_are_mnist_training_digits():
-    shipped = {x.numpy().tobytes(): int(y) for x, y in zip(*load_digits(split="test"), strict=True)}
-    whole = {x.numpy().tobytes(): int(y) for x, y in zip(*load_digits("mnist", split="train"), strict=True)}
-    official = {x.numpy().tobytes() for x in load_digits("mnist", split="test")[0]}
-    assert all(whole[image] == label for image, label in shipped.items()) and not shipped.keys() & official
+    images, labels = load_digits("mnist", split="train")
+    official, official_labels = load_digits("mnist", split="test")
+    assert (len(images), len(labels), len(official), len(official_labels)) == (60_000, 60_000, 10_000, 10_000)
+    whole, unseen = dict(zip(pixels(images), labels.tolist(), strict=True)), set(pixels(official))
+    for split in ("train", "test"):
+        images, labels = load_digits(split=split)
+        assert [whole.get(image) for image in pixels(images)] == labels.tolist()
+        assert unseen.isdisjoint(pixels(images))
+
+
+def test_loading_twice_gives_the_same_and_draws_no_random_numbers():
+    state = torch.get_rng_state()
+    for a, b in zip(load_digits(), load_digits("shipped", "train"), strict=True):
+        assert torch.equal(a, b)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_unknown_names():
@@ -79,6 +100,104 @@ def test_no_data_and_no_network(tmp_path, monkeypatch, name):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_missing_shipped_digits(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "DATA", tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"shipped_digits.safetensors is missing.*git checkout"):
+        load_digits()
+
+
+def write_idx(raw: Path, stem: str, count: int, claimed: int | None = None) -> None:
+    """A pair of black image and label files like MNIST's, whose headers claim `claimed` entries."""
+    raw.mkdir(parents=True, exist_ok=True)
+    claimed = claimed or count
+    (raw / f"{stem}-images-idx3-ubyte").write_bytes(struct.pack(">4i", 0x803, claimed, 28, 28) + bytes(784 * count))
+    (raw / f"{stem}-labels-idx1-ubyte").write_bytes(struct.pack(">2i", 0x801, claimed) + bytes(count))
+
+
+@pytest.fixture
+def places(tmp_path, monkeypatch):
+    """The folder that CAPSULE_DATA names, and one in the place of `data/`; where to download is up to the test."""
+    from torchvision import datasets
+
+    named, own = tmp_path / "named", tmp_path / "data"
+    own.mkdir()
+    monkeypatch.setattr(data, "DATA", own)
+    monkeypatch.setenv("CAPSULE_DATA", str(named))
+    monkeypatch.setattr(datasets.MNIST, "download", lambda self: pytest.fail("nothing should be downloaded"))
+    return named / "FashionMNIST" / "raw", own / "FashionMNIST" / "raw"
+
+
+def test_the_named_folder_goes_first_then_data(places):
+    named, own = places
+    write_idx(own, "t10k", 10_000)
+    write_idx(named, "train", 2)  # the other split only: not here, then
+    images, labels = load_digits("fashion", "test")
+    assert images.shape == (10_000, 1, 28, 28) and images.dtype == torch.float32
+    assert labels.tolist() == 10_000 * [0] and labels.dtype == torch.int64
+    write_idx(named, "t10k", 5)  # a wrong one: it is looked at nevertheless
+    with pytest.raises(ValueError, match=r"named.*should hold 10,000 images of 28 x 28.*\[5, 28, 28\].*shipped"):
+        load_digits("fashion", "test")
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_mnist_files_that_are_not_mnists(tmp_path, monkeypatch, split):
+    stem = {"train": "train", "test": "t10k"}[split]
+    write_idx(tmp_path / "MNIST" / "raw", stem, 10_000)
+    monkeypatch.setenv("CAPSULE_DATA", str(tmp_path))
+    with pytest.raises(ValueError, match=rf"{stem}-images-idx3-ubyte is cut short or altered.*sha256.*shipped"):
+        load_digits("mnist", split)
+
+
+@needs_mnist
+@pytest.mark.parametrize("kind", ["images-idx3-ubyte", "labels-idx1-ubyte"])
+def test_one_altered_byte_of_mnist(tmp_path, monkeypatch, kind):
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for path in (Path(WHOLE) / "MNIST" / "raw").glob("t10k-*-ubyte"):
+        shutil.copyfile(path, raw / path.name)
+    content = (raw / f"t10k-{kind}").read_bytes()
+    (raw / f"t10k-{kind}").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    monkeypatch.setenv("CAPSULE_DATA", str(tmp_path))
+    with pytest.raises(ValueError, match=f"t10k-{kind} is cut short or altered"):
+        load_digits("mnist", "test")
+
+
+@pytest.mark.parametrize("content", [b"", b"\0\0", b"no header at all" * 10])
+def test_a_whole_set_without_a_header(places, content):
+    write_idx(places[0], "t10k", 5)
+    (places[0] / "t10k-images-idx3-ubyte").write_bytes(content)
+    with pytest.raises(ValueError, match=r"FashionMNIST.*can't be read.*shipped"):
+        load_digits("fashion", "test")
+
+
+def test_a_download_ends_whole_in_data_and_is_used_from_then_on(places, monkeypatch):
+    from torchvision import datasets
+
+    def download(self):
+        write_idx(Path(self.raw_folder), "train", 2)
+        write_idx(Path(self.raw_folder), "t10k", 10_000)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(datasets.MNIST, "download", download)
+        assert len(load_digits("fashion", "test")[0]) == 10_000
+    assert len(load_digits("fashion", "test")[0]) == 10_000
+    assert [path.name for path in data.DATA.iterdir()] == ["FashionMNIST"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("Error downloading"), OSError("timed out"), KeyboardInterrupt()])
+def test_a_download_that_stops_leaves_nothing(places, monkeypatch, error):
+    from torchvision import datasets
+
+    def download(self):
+        write_idx(Path(self.raw_folder), "train", 2)
+        raise error
+
+    monkeypatch.setattr(datasets.MNIST, "download", download)
+    with pytest.raises(KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else FileNotFoundError):
+        load_digits("mnist")
+    assert list(data.DATA.iterdir()) == []
+
+
 @pytest.mark.parametrize("name", ["mnist", "fashion"])
 def test_damaged_whole_set(tmp_path, monkeypatch, name):
     folder = tmp_path / {"mnist": "MNIST", "fashion": "FashionMNIST"}[name] / "raw"
@@ -96,6 +215,11 @@ def test_shipped_weights_are_what_their_card_says():
     net = load_pretrained("small")
     assert time.perf_counter() - start < 1
     card = read_card(WEIGHTS / "small.safetensors")
+    assert (
+        card["preset"] == "small"
+        and card["best_epoch"] <= card["epochs"]
+        and {"data", "seed", "command"} <= card.keys()
+    )
     assert (WEIGHTS / "small.safetensors").stat().st_size <= 5e6
     assert card["test_error_percent"] <= 0.7 and card["test_mse"] <= 0.014
     result = evaluate(net, *load_digits(split="test"))
@@ -113,21 +237,37 @@ def test_shipped_weights_on_the_official_test_set():
 
 
 def test_the_official_test_set_is_used_after_the_epoch_is_chosen():
-    source = (WEIGHTS / "make_small.py").read_text()  # mistake 18
-    assert (
-        source.index("images[validation]")
-        < source.index("net = load_weights(PATH)")
-        < source.index('load_digits("mnist", "test")')
-    )
-    assert source.count('load_digits("mnist", "test")') == 1
+    body = ast.parse((WEIGHTS / "make_small.py").read_text()).body  # mistake 18
+    (loop,) = [statement for statement in body if isinstance(statement, ast.For)]
+    place = body.index(loop)
+    before, inside, after = ("\n".join(map(ast.unparse, part)) for part in (body[:place], loop.body, body[place + 1 :]))
+    official = "load_digits('mnist', 'test')"
+    assert official not in before + ast.unparse(loop) and after.count(official) == 1
+    assert "chosen = evaluate(net, images[validation], labels[validation])" in inside
+    assert "if chosen.error <= best:" in inside
+    assert "net, images[training], labels[training]" in ast.unparse(loop.iter)
+    assert "validation, training = (order[:5000], order[5000:])" in before  # no digit is in both
+    assert "held_out = {image.numpy().tobytes() for image in load_digits('shipped', 'test')[0]}" in before
+    assert "images, labels = (images[keep], labels[keep])" in before
+
+
+def count(net):
+    return sum(p.numel() for p in net.parameters())
 
 
 @pytest.mark.parametrize("half", [False, True])
 def test_round_trip(tmp_path, half):
     net, images = CapsNet(TINY), torch.rand(2, 1, 9, 9)
+    path = save_weights(net, tmp_path / "new" / "net.safetensors", half=half, note="mine")
     if half:
-        net.half().float()
-    loaded = load_weights(save_weights(net, tmp_path / "new" / "net.safetensors", half=half, note="mine"))
+        net.half().float()  # rounds
+    state = torch.get_rng_state()
+    loaded = load_weights(path)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert path.stat().st_size == pytest.approx(count(net) * (2 if half else 4), rel=0.2)
+    assert loaded.config == net.config
+    for name, weight in net.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], weight) and loaded.state_dict()[name].dtype == torch.float32
     assert not loaded.training and all(p.requires_grad for p in loaded.parameters())
     for a, b in zip(net(images), loaded(images), strict=True):
         assert torch.equal(a, b)
@@ -139,6 +279,17 @@ def break_card(path, **changes):
     path.with_suffix(".json").write_text(json.dumps(card | changes))
 
 
+def pickled(path):
+    """Weights as a pickle that would run code, with a card that fits."""
+    torch.save({"weight": Bomb()}, path)
+    break_card(path, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+class Bomb:
+    def __reduce__(self):
+        return (pytest.fail, ("a pickle was read",))
+
+
 @pytest.mark.parametrize(
     ("damage", "error", "message"),
     [
@@ -147,6 +298,12 @@ def break_card(path, **changes):
         (lambda p: p.unlink(), FileNotFoundError, "missing"),
         (lambda p: p.with_suffix(".json").unlink(), FileNotFoundError, "card.*missing"),
         (lambda p: p.with_suffix(".json").write_text("{"), ValueError, "not the card"),
+        (lambda p: p.with_suffix(".json").write_text("[1]"), ValueError, "not the card"),
+        (lambda p: p.with_suffix(".json").write_text("{}"), ValueError, "not the card"),
+        (lambda p: p.with_suffix(".json").write_bytes(b"\xff\xfe"), ValueError, "not the card"),
+        (lambda p: break_card(p, config=[1, 2]), ValueError, "not the card"),
+        (lambda p: break_card(p, sha256=None), ValueError, "not the card"),
+        (pickled, ValueError, "do not describe a CapsNet"),
         (lambda p: break_card(p, sha256="0"), ValueError, "sha256 should be 0"),
         (lambda p: break_card(p, config={"colour": 1}), ValueError, "do not describe a CapsNet"),
     ],
@@ -166,17 +323,27 @@ def test_weights_of_another_network_are_refused(tmp_path):
         load_weights(path)
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+@pytest.mark.parametrize("failing", ["the first rename", "writing the card"])
+def test_a_failed_write_leaves_the_old_file_and_its_card(tmp_path, monkeypatch, failing):
     path = save_weights(CapsNet(TINY), tmp_path / "net.safetensors")
-    old = path.read_bytes()
+    old = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    write = Path.write_bytes
 
     def full(*_):
         raise OSError("no space left")
 
-    monkeypatch.setattr(os, "replace", full)
+    def full_after_half_a_card(self, content):
+        write(self, content[: len(content) // 2] if "json" in self.name else content)
+        if "json" in self.name:
+            full()
+
+    if failing == "the first rename":
+        monkeypatch.setattr(os, "replace", full)
+    else:
+        monkeypatch.setattr(Path, "write_bytes", full_after_half_a_card)
     with pytest.raises(OSError, match="no space"):
         save_weights(CapsNet(TINY), path)
-    assert path.read_bytes() == old and sorted(p.name for p in tmp_path.iterdir()) == ["net.json", "net.safetensors"]
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == old
 
 
 def test_wrong_names():
@@ -200,6 +367,25 @@ print(seconds, *heavy)
     assert min(float(run[0]) for run in runs) <= 0.5
 
 
+def test_routing_and_losses_know_nothing_of_the_rest():
+    """Imports point one way."""
+    allowed = {
+        "routing": set(),
+        "losses": set(),
+        "data": set(),
+        "layers": {"losses", "routing"},
+        "model": {"layers"},
+        "train": {"data", "losses", "model"},
+        "weights": {"data", "model"},
+    }
+    for name, below in allowed.items():
+        tree = ast.parse((ROOT / "capsule_lib" / f"{name}.py").read_text())
+        imports = {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
+        imports |= {alias.name for n in ast.walk(tree) if isinstance(n, ast.Import) for alias in n.names}
+        own = {module.removeprefix("capsule_lib.") for module in imports if module.startswith("capsule_lib")}
+        assert own <= below, f"{name} imports {own - below}"
+
+
 def test_environment_is_in_step_with_pyproject():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = [
@@ -209,5 +395,8 @@ def test_environment_is_in_step_with_pyproject():
     ]
     conda_names = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
     wanted = {re.sub(r"^[a-z]+", lambda m: conda_names.get(m[0], m[0]), line) for line in wanted}
-    listed = set(re.findall(r"^  - ([^\s:]+)$", (ROOT / "environment.yml").read_text(), re.M)) - {"conda-forge", "pip"}
-    assert listed == wanted and shutil.which("python")
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    *listed, own = environment["dependencies"]
+    assert set(listed) == wanted | {"pip"}
+    assert own == {"pip": ["--editable ."]}
+    assert environment["channels"] == ["conda-forge"]

@@ -65,6 +65,14 @@ def test_margin_loss_has_the_gradient_of_its_formula():
     assert gradcheck(lambda lengths: margin_loss(lengths, labels), lengths)
 
 
+def test_beyond_the_margins_loss_and_gradient_are_zero():
+    lengths = torch.tensor([[0.93, 0.07]], requires_grad=True)
+    loss = margin_loss(lengths, torch.tensor([0]))
+    loss.backward()
+    assert loss.item() == 0
+    assert (lengths.grad == 0).all()
+
+
 @given(st.integers(0, 4), st.lists(st.floats(0, 1), min_size=5, max_size=5))
 def test_margin_loss_is_zero_only_where_every_margin_is_kept(label, lengths):
     kept = lengths[label] >= 0.9 and all(x <= 0.1 for j, x in enumerate(lengths) if j != label)

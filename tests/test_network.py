@@ -1,16 +1,35 @@
 """Layers, the whole network and its training: shapes, counts, and the mistakes of published ports."""
 
 import ast
+import dataclasses
+import math
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 import capsule_lib
-from capsule_lib import CapsNet, CapsNetConfig, DigitCaps, PrimaryCaps, evaluate, random_shift, squash, train
-from capsule_lib.model import PRESETS
-from capsule_lib.train import dimension_effects
+from capsule_lib import (
+    CapsNet,
+    CapsNetConfig,
+    Decoder,
+    DigitCaps,
+    PrimaryCaps,
+    dynamic_routing,
+    evaluate,
+    margin_loss,
+    random_shift,
+    reconstruction_loss,
+    squash,
+    train,
+)
+from capsule_lib.model import PRESETS, CapsNetOutput
+from capsule_lib.train import LIVE, dimension_effects
+
+TRAINING = sys.modules["capsule_lib.train"]  # the name capsule_lib.train is the function
+STANDING_STILL = 1e-9  # a learning rate at which the weights stay what they are
 
 TINY = CapsNetConfig(
     (1, 9, 11), classes=3, stem_channels=4, kernel_size=3, types=2, primary_dim=4, class_dim=5, decoder_hidden=(8, 9)
@@ -21,11 +40,18 @@ def count(net):
     return sum(p.numel() for p in net.parameters())
 
 
-def test_parameter_counts():
-    paper = CapsNet.from_preset("paper")
-    assert count(paper) == 8_215_568
-    assert count(paper) - count(paper.decoder) == 6_804_224
-    assert count(CapsNet.from_preset("small")) == 2_117_072
+@pytest.mark.parametrize(
+    ("config", "parameters"),
+    [
+        (PRESETS["paper"], 8_215_568),
+        (dataclasses.replace(PRESETS["paper"], decoder_hidden=None), 6_804_224),
+        (PRESETS["small"], 2_117_072),
+        (CapsNetConfig(image_shape=(3, 256, 256)), 797_326_080),
+    ],
+)
+def test_parameter_counts(config, parameters):
+    with torch.device("meta"):  # shapes without numbers
+        assert count(CapsNet(config)) == parameters
 
 
 def test_the_numbers_of_a_primary_capsule_come_from_one_place():
@@ -44,6 +70,54 @@ def test_primary_capsules_use_all_orthants_and_are_shorter_than_1():
     u = PrimaryCaps(3, 4, 8, 3, 1)(10 * torch.randn(2, 3, 9, 9))
     assert (u < 0).float().mean() > 0.2 and (u > 0).float().mean() > 0.2  # mistake 15
     assert (u.norm(dim=2) < 1).all()  # mistake 4
+
+
+def test_capsules_are_ordered_by_type_then_row_then_column():
+    types, dim, height, width = 3, 4, 2, 5
+    layer = PrimaryCaps(types * dim, types, dim, kernel_size=1, stride=1)
+    layer.conv.weight.data.copy_(torch.eye(types * dim)[:, :, None, None])
+    layer.conv.bias.data.zero_()
+    maps = torch.randn(2, types * dim, height, width)
+    places = [(t, y, x) for t in range(types) for y in range(height) for x in range(width)]
+    expected = [[torch.stack([image[k * types + t, y, x] for k in range(dim)]) for t, y, x in places] for image in maps]
+    torch.testing.assert_close(layer(maps), squash(torch.stack([torch.stack(capsules) for capsules in expected])))
+
+
+@pytest.mark.parametrize("iterations", [1, 2, 5])
+def test_class_capsules_are_the_routed_votes(iterations):
+    layer, u = DigitCaps(7, 4, 3, 5, iterations), torch.randn(2, 7, 4)
+    nn.init.normal_(layer.weight)  # large enough for routing to move the couplings
+    votes = layer.votes(u)
+    for i in range(7):
+        for j in range(3):
+            torch.testing.assert_close(votes[:, i, j], u[:, i] @ layer.weight[j, :, i])
+    for got, right in zip(
+        layer(u, return_couplings=True), dynamic_routing(votes, iterations, return_couplings=True), strict=True
+    ):
+        torch.testing.assert_close(got, right)
+
+
+@pytest.mark.parametrize("shape", [(2, 6, 4), (2, 7, 5), (2, 4, 7), (7, 4), (2, 7, 4, 1)])
+def test_capsules_that_do_not_fit_are_a_clear_error(shape):
+    layer = DigitCaps(7, 4, 3, 5)
+    for use in (layer, layer.votes):
+        with pytest.raises(ValueError, match=r"\[B, 7, 4\]; got a tensor of shape"):
+            use(torch.zeros(shape))
+
+
+def test_the_decoder_is_that_of_figure_2_and_ends_in_a_sigmoid():
+    decoder = Decoder(10, 16, (512, 1024), (1, 28, 28))
+    linear = [layer for layer in decoder.modules() if isinstance(layer, nn.Linear)]
+    assert [(layer.in_features, layer.out_features) for layer in linear] == [(160, 512), (512, 1024), (1024, 784)]
+    drawn = decoder(5 * torch.randn(3, 10, 16), torch.tensor([0, 9, 4]))
+    assert 0 <= drawn.min() < 0.5 < drawn.max() <= 1  # a ReLU before the sigmoid would keep it above a half
+
+
+def test_a_batch_of_one_class_is_drawn_as_in_a_mixed_one():
+    decoder, v = CapsNet(TINY).decoder, torch.randn(4, 3, 5)
+    same = decoder(v, torch.tensor([1, 1, 1, 1]))
+    torch.testing.assert_close(same[:2], decoder(v, torch.tensor([1, 1, 0, 2]))[:2])  # mistake 6
+    torch.testing.assert_close(same[3:], decoder(v[3:], torch.tensor([1])))
 
 
 def test_untrained_class_capsules_are_not_saturated():
@@ -70,6 +144,59 @@ def test_labels_choose_the_capsule_in_training_and_the_longest_in_use():
     assert torch.equal(out.reconstruction, net.decoder(out.capsules, longest))
     other = (longest + 1) % 3
     assert torch.equal(net(images, other).reconstruction, net.decoder(out.capsules, other))
+
+
+def test_the_prediction_for_one_image_does_not_depend_on_its_batch_mates():
+    net, images = CapsNet(TINY), torch.rand(5, 1, 9, 11)
+    nn.init.normal_(net.digit_caps.weight)  # mistake 5 shows only where routing moves the couplings
+    together = net(images)
+    for n in range(5):
+        for got, right in zip(net(images[n : n + 1]), together, strict=True):
+            torch.testing.assert_close(got, right[n : n + 1])
+
+
+def test_the_stem_ends_in_a_relu_and_the_primary_capsules_do_not():
+    net, seen = CapsNet(TINY), []
+    net.primary_caps.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    u = net.primary(torch.rand(4, 1, 9, 11))
+    assert seen[0].min() == 0
+    assert (u < 0).any() and (u > 0).any()  # mistake 15
+
+
+def test_every_weight_gets_a_gradient_and_a_black_image_no_nan():
+    for images in (torch.rand(5, 1, 9, 11), torch.zeros(5, 1, 9, 11)):
+        net = CapsNet(TINY)
+        if not images.any():  # all capsules are then zero vectors: mistake 14
+            for name, weight in net.named_parameters():
+                if name.endswith("bias"):
+                    nn.init.zeros_(weight)
+        out = net(images, torch.tensor([0, 1, 2, 0, 1]))
+        (out.lengths.sum() + out.reconstruction.sum()).backward()
+        assert all(p.grad.isfinite().all() for p in net.parameters())
+        assert not images.any() or all(p.grad.any() for p in net.parameters())
+
+
+def test_capsules_stay_in_float32_under_autocast():
+    net, images = CapsNet(TINY), torch.rand(2, 1, 9, 11)
+    with torch.autocast("cpu", torch.bfloat16):
+        u, out = net.primary(images), net(images)
+    assert u.dtype == out.capsules.dtype == out.lengths.dtype == torch.float32
+    assert torch.equal(net.digit_caps(u), out.capsules)  # the same outside: nothing was rounded
+    torch.testing.assert_close(out.lengths, net(images).lengths, rtol=0.05, atol=0.01)
+
+
+def test_a_network_in_float64_works_in_float64():
+    net, images = CapsNet(TINY), torch.rand(2, 1, 9, 11)
+    right = net(images)
+    for got, single in zip(net.double()(images.double()), right, strict=True):
+        assert got.dtype == torch.float64
+        torch.testing.assert_close(got.float(), single)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_class_capsules_of_a_network_in_half_precision_are_float32(dtype):
+    net = CapsNet(TINY).to(dtype)
+    assert net.digit_caps(net.primary(torch.rand(2, 1, 9, 11, dtype=dtype))).dtype == torch.float32
 
 
 @pytest.mark.parametrize(
@@ -119,6 +246,25 @@ def test_each_image_is_shifted_by_itself_within_two_pixels():
     assert 300 < moved.sum() < 420  # three moves of five keep it on the page
 
 
+@pytest.mark.parametrize("reach", [0, 1, 3])
+def test_a_shift_moves_all_channels_of_an_image_together_and_lets_black_in(reach):
+    images = 0.1 + torch.rand(40, 2, 7, 5)
+    framed = nn.functional.pad(images, 4 * [reach])
+    for moved, frame in zip(random_shift(images, reach), framed, strict=True):
+        windows = [frame[:, y : y + 7, x : x + 5] for y in range(2 * reach + 1) for x in range(2 * reach + 1)]
+        assert sum(torch.equal(moved, window) for window in windows) == 1
+
+
+def test_shifts_follow_the_seed_and_leave_the_input_alone():
+    images, results = torch.rand(20, 1, 6, 6), []
+    before = images.clone()
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        results.append(random_shift(images))
+    assert torch.equal(results[0], results[1]) and not torch.equal(results[0], results[2])
+    assert torch.equal(images, before)
+
+
 def test_training_masks_by_label_shifts_and_learns(monkeypatch):
     torch.manual_seed(0)
     net, seen = CapsNet(TINY), []
@@ -134,8 +280,7 @@ def test_training_masks_by_label_shifts_and_learns(monkeypatch):
     hook.remove()
     assert sorted(torch.cat(seen[:4]).tolist()) == sorted(labels.tolist())  # mistake 11
     assert epochs[-1].margin < 0.5 * epochs[0].margin
-    module = sys.modules["capsule_lib.train"]  # the name capsule_lib.train is the function
-    monkeypatch.setattr(module, "random_shift", lambda *_: pytest.fail("test images were shifted"))  # mistake 13
+    monkeypatch.setattr(TRAINING, "random_shift", lambda *_: pytest.fail("test images were shifted"))  # mistake 13
     assert evaluate(net, images, labels).lengths.shape == (24, 3)
 
 
@@ -175,20 +320,191 @@ def test_a_dimension_that_the_decoder_ignores_has_no_effect():
     assert effects.shape == (3, 5) and (effects[:, 4] == 0).all() and (effects[:, :4] > 0).all()
 
 
+def bars(size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.rand(size, 1, 9, 11), torch.arange(size) % 3
+
+
+def without_shifts(monkeypatch):
+    monkeypatch.setattr(TRAINING, "random_shift", lambda images: images)
+
+
+def test_images_and_labels_stay_together_and_every_pass_has_its_own_order(monkeypatch):
+    without_shifts(monkeypatch)
+    net, seen, (images, labels) = CapsNet(TINY), [], bars(10)
+    net.register_forward_pre_hook(lambda net, inputs: seen.append((*inputs, net.training)))
+    list(train(net, images, labels, 2, batch_size=4))
+    assert [len(x) for x, _, _ in seen] == [4, 4, 2, 4, 4, 2]
+    assert all(training for _, _, training in seen)
+    orders = []
+    for batches in (seen[:3], seen[3:]):
+        x, y = (torch.cat(parts) for parts in list(zip(*batches, strict=True))[:2])
+        orders.append([next(n for n in range(10) if torch.equal(images[n], image)) for image in x])
+        assert sorted(orders[-1]) == list(range(10))
+        assert torch.equal(y, labels[orders[-1]])
+    assert orders[0] != orders[1]
+
+
+def test_the_decoder_sees_the_label_even_where_another_class_is_predicted():
+    net, seen, (images, _) = CapsNet(TINY), [], bars(24)
+    never_predicted = net(images).lengths.argmax(dim=1).bincount(minlength=3).argmin()
+    net.decoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1]))
+    list(train(net, images, never_predicted.expand(24), 1, learning_rate=STANDING_STILL))
+    assert (torch.cat(seen) == never_predicted).all()  # mistake 11
+
+
+def test_training_images_are_shifted_each_by_itself_and_redrawn_as_shifted(monkeypatch):
+    net, seen, targets = CapsNet(TINY), [], []
+    net.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    monkeypatch.setattr(
+        TRAINING, "reconstruction_loss", lambda a, b, scale: targets.append(b) or reconstruction_loss(a, b, scale)
+    )
+    list(train(net, bars(1)[0].expand(60, 1, 9, 11), torch.zeros(60).long(), 1))
+    assert len({image.numpy().tobytes() for image in seen[0]}) > 15  # mistake 13
+    assert torch.equal(targets[0], seen[0])
+
+
+def test_an_epoch_holds_means_over_all_images(monkeypatch):
+    without_shifts(monkeypatch)
+    net, (images, labels) = CapsNet(TINY), bars(10)
+    out = net(images, labels)
+    for scale in (0.01, 0.0005):
+        (epoch,) = train(net, images, labels, 1, batch_size=4, learning_rate=STANDING_STILL, reconstruction_scale=scale)
+        assert epoch.margin == pytest.approx(margin_loss(out.lengths, labels).item(), rel=1e-4)
+        redrawn = reconstruction_loss(out.reconstruction, images, scale).item()
+        assert epoch.reconstruction == pytest.approx(redrawn, rel=1e-4)
+        assert epoch.error == pytest.approx(100 * (out.lengths.argmax(1) != labels).double().mean().item())
+
+
+def test_the_redrawing_trains_the_decoder():
+    net = CapsNet(TINY)
+    before = torch.cat([p.detach().flatten().clone() for p in net.decoder.parameters()])
+    for scale, same in ((0.0, True), (0.01, False)):
+        list(train(net, *bars(6), 1, reconstruction_scale=scale))
+        assert torch.equal(torch.cat([p.flatten() for p in net.decoder.parameters()]), before) == same
+
+
+def test_each_step_uses_the_gradient_of_its_own_batch(monkeypatch):
+    without_shifts(monkeypatch)
+    net, (images, labels), norms = CapsNet(TINY), bars(1), []
+    step = torch.optim.Adam.step
+    monkeypatch.setattr(
+        torch.optim.Adam, "step", lambda self: norms.append(net.digit_caps.weight.grad.norm()) or step(self)
+    )
+    list(train(net, images.expand(9, 1, 9, 11), labels.expand(9), 1, batch_size=3, learning_rate=STANDING_STILL))
+    torch.testing.assert_close(torch.stack(norms), norms[0].expand(3), rtol=1e-3, atol=0)
+
+
+def test_the_learning_rate_rises_and_falls_in_one_cycle(monkeypatch):
+    rates, step = [], torch.optim.Adam.step
+    monkeypatch.setattr(torch.optim.Adam, "step", lambda self: rates.append(self.param_groups[0]["lr"]) or step(self))
+    list(train(CapsNet(TINY), *bars(10), 4, batch_size=2, learning_rate=0.003))
+    peak = rates.index(max(rates))
+    assert len(rates) == 20 and max(rates) == pytest.approx(0.003) and rates[-1] < 1e-5
+    assert rates == sorted(rates[:peak]) + sorted(rates[peak:], reverse=True)
+
+
+@pytest.mark.parametrize("wrong", [lambda x: x - 0.1, lambda x: 255 * x, lambda x: x * math.nan])
+def test_images_outside_0_to_1_are_refused(wrong):
+    with pytest.raises(ValueError, match=r"0\.\.1.*sigmoid.*got .*normalisation"):  # mistake 12
+        next(train(CapsNet(TINY), wrong(bars(6)[0]), bars(6)[1], 1))
+
+
+@pytest.mark.parametrize("use", [lambda *given: list(train(*given, 1)), evaluate])
+@pytest.mark.parametrize("count", [3, 5])
+def test_as_many_labels_as_images_are_needed(use, count):
+    with pytest.raises(ValueError, match=rf"4 images.*\[{count}\]"):
+        use(CapsNet(TINY), bars(4)[0], bars(count)[1])
+
+
+class Oracle(nn.Module):
+    """Calls an image what its first pixel says, in tenths, and redraws everything in mid-grey."""
+
+    decoder = True
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+
+    def forward(self, images):
+        lengths = torch.full((len(images), 10), 0.1)
+        lengths[range(len(images)), (images[:, 0, 0, 0] * 10).round().long()] = 0.8
+        return CapsNetOutput(lengths, None, torch.full_like(images, 0.5))
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 250])
+def test_error_and_mse_of_known_predictions(batch_size):
+    named, labels = torch.tensor([0, 1, 2, 3, 4, 5, 6, 7]), torch.tensor([0, 1, 2, 3, 4, 5, 9, 9])
+    images = torch.zeros(8, 1, 2, 2)
+    images[:, 0, 0, 0] = named / 10
+    measured = evaluate(Oracle(), images, labels, batch_size)
+    assert measured.error == pytest.approx(25)
+    assert measured.mse == pytest.approx(((images - 0.5) ** 2).mean().item())
+    assert measured.lengths.argmax(dim=1).tolist() == named.tolist()
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_evaluate_measures_in_evaluation_mode_and_changes_nothing(training):
+    net, (images, labels), modes = CapsNet(TINY).train(training), bars(5), []
+    net.register_forward_pre_hook(lambda net, _: modes.append(net.training))
+    state, weights = torch.get_rng_state(), [p.detach().clone() for p in net.parameters()]
+    evaluate(net, images, labels, batch_size=3)
+    assert modes == [False, False] and net.training == training
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(p, before) and p.grad is None for p, before in zip(net.parameters(), weights, strict=True))
+
+
+def test_without_a_decoder_the_mse_is_not_a_number():
+    net = CapsNet(dataclasses.replace(TINY, decoder_hidden=None))
+    assert math.isnan(evaluate(net, *bars(4)).mse)
+    assert next(train(net, *bars(4), 1)).reconstruction == 0
+
+
+class TwoPixels(nn.Module):
+    """An image's first two pixels are its class capsules; two pixels of four show one of their numbers, 2 and 10 times."""
+
+    def __init__(self, drawn: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.drawn = drawn
+
+    def forward(self, images):
+        return CapsNetOutput(None, images.flatten(1)[:, None, :2].expand(-1, 2, -1), None)
+
+    def decoder(self, v, classes):
+        drawn = torch.zeros(len(v), 1, 2, 2)
+        drawn[:, 0, 0] = v[range(len(v)), classes, self.drawn][:, None] * torch.tensor([2.0, 10.0])
+        return drawn
+
+
+@pytest.mark.parametrize("drawn", [0, 1])
+def test_an_effect_is_the_root_mean_square_change_over_four_standard_deviations(drawn):
+    images, labels = torch.rand(40, 1, 2, 2), torch.arange(40) % 2
+    effects = dimension_effects(TwoPixels(drawn), images, labels, digits=3)
+    for j in range(2):
+        spread = images[labels == j].flatten(1)[:, drawn].std().item()
+        assert effects[j, drawn].item() == pytest.approx(4 * spread * math.sqrt((2**2 + 10**2) / 4), rel=1e-5)
+        assert effects[j, 1 - drawn] == 0
+    assert LIVE == 0.02
+
+
 def test_no_device_is_hard_coded():
-    """Mistake 19."""
-    for path in Path(capsule_lib.__file__).parent.glob("*.py"):
+    """Mistake 19: no `.cuda()`, and no call that is given the name of an accelerator."""
+    package = Path(capsule_lib.__file__).parent
+    for path in [*package.glob("*.py"), *package.parent.glob("data/**/*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-                moves = [a.value for a in node.args if isinstance(a, ast.Constant)] if node.func.attr == "to" else []
-                assert node.func.attr not in ("cuda", "mps") and not moves, f"{path.name}:{node.lineno}"
+            if isinstance(node, ast.Call):
+                inputs = [*node.args, *(keyword.value for keyword in node.keywords)]
+                texts = [n.value for given in inputs for n in ast.walk(given) if isinstance(n, ast.Constant)]
+                called = getattr(node.func, "attr", None)
+                assert called not in ("cuda", "mps"), f"{path.name}:{node.lineno}"
+                assert not any(str(text).startswith(("cuda", "mps")) for text in texts), f"{path.name}:{node.lineno}"
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_the_same_numbers_on_cuda():
     net, images = CapsNet(PRESETS["small"]).eval(), torch.rand(4, 1, 28, 28)
     expected, got = net(images), net.cuda()(images.cuda())
     for a, b in zip(expected, got, strict=True):
         assert torch.allclose(a, b.cpu(), atol=1e-3)
+    assert random_shift(images.cuda()).is_cuda
     list(train(net, images, torch.arange(4), 1))
