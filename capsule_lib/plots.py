@@ -111,7 +111,7 @@ def confusion(predictions: Tensor, labels: Tensor, classes: int = 10) -> Figure:
     counts = torch.zeros(classes, classes, dtype=torch.long)
     counts.index_put_((labels.cpu(), predictions.cpu()), torch.tensor(1), accumulate=True)
     figure, axis = plt.subplots(figsize=(6.5, 6))
-    axis.imshow(counts - counts.diag().diag(), cmap="Oranges", vmin=0)
+    axis.imshow((counts - counts.diag().diag()).numpy(), cmap="Oranges", vmin=0)
     for true in range(classes):
         for predicted in range(classes):
             if n := int(counts[true, predicted]):

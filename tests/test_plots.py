@@ -1,0 +1,89 @@
+"""Pictures carry their words, show the arrays that they are given, and move when a control moves."""
+
+import io
+
+import ipywidgets as widgets
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from capsule_lib import plots
+
+
+@pytest.fixture(autouse=True)
+def no_figure_is_left_open():
+    yield
+    assert not plt.get_fignums()
+    plt.close("all")
+
+
+def pixels(content):
+    return np.asarray(Image.open(io.BytesIO(content)))
+
+
+def test_show_says_the_caption_twice_and_closes_the_figure(monkeypatch):
+    shown = []
+    monkeypatch.setattr(plots, "display", lambda what, metadata=None: shown.append((what, metadata)))
+    plots.show(plt.figure(), "A dot.")
+    assert shown[0][1] == {"image/png": {"alt": "A dot."}}
+    assert "A dot." in shown[1][0].data
+
+
+def test_a_digit_is_ink_on_paper_in_whole_enlarged_pixels():
+    image = torch.tensor([[[0.0, 1.0], [0.5, 2.0]]])
+    grey = np.asarray(plots.digit_image(image, size=20))
+    assert grey.shape == (20, 20)
+    assert [grey[5, 5], grey[5, 15], grey[15, 15]] == [255, 0, 0] and 126 <= grey[15, 5] <= 128
+
+
+def test_rows_hold_the_images_they_are_given_in_order():
+    first, second = torch.rand(3, 1, 4, 4), torch.rand(3, 1, 4, 4)
+    figure = plots.digit_rows({"one": first, "two": second}, ["a", "b", "c"])
+    for axis, name, images in zip(figure.axes, ("one", "two"), (first, second), strict=True):
+        strip = axis.images[0].get_array()
+        assert strip.shape == (6, 18) and axis.images[0].get_clim() == (0, 1)
+        for n in range(3):
+            assert np.allclose(strip[1:5, 6 * n + 1 : 6 * n + 5], images[n, 0])
+        assert name in [text.get_text() for text in axis.texts]
+    assert [text.get_text() for text in figure.axes[0].texts[1:]] == ["a", "b", "c"]
+    plt.close(figure)
+
+
+def test_confusion_counts_true_rows_and_predicted_columns():
+    figure = plots.confusion(torch.tensor([1, 1, 2, 0]), torch.tensor([0, 0, 2, 0]), classes=3)
+    axis = figure.axes[0]
+    written = {(text.get_position()[1], text.get_position()[0]): text.get_text() for text in axis.texts}
+    assert written == {(0, 0): "1", (0, 1): "2", (2, 2): "1"}
+    coloured = axis.images[0].get_array()
+    assert coloured[0, 1] == 2 and coloured.sum() == 2  # the diagonal stays white
+    assert axis.get_xlabel() == "predicted" and axis.get_ylabel() == "true"
+    plt.close(figure)
+
+
+def test_a_live_picture_follows_its_controls():
+    slider = widgets.FloatSlider(0.0, min=0, max=1)
+    box = plots.live(lambda grey: plots.digit_image(torch.full((1, 2, 2), grey), size=2), grey=slider)
+    frame = next(child for child in box.children if isinstance(child, plots.Frame))
+    assert (pixels(frame.value) == 255).all()
+    slider.value = 1.0
+    assert (pixels(frame.value) == 0).all()
+    assert slider.description == "grey"
+
+
+def test_an_error_while_drawing_is_said_and_the_next_position_works():
+    slider = widgets.IntSlider(0, 0, 2)
+    box = plots.live(lambda n: plots.digit_image(torch.zeros(1, 2, 2) / (1 if n != 1 else "one"), size=2), n=slider)
+    message = box.children[-1]
+    slider.value = 1
+    assert "TypeError" in message.value
+    slider.value = 2
+    assert message.value == ""
+
+
+def test_widgets_are_words_where_no_kernel_runs():
+    frame = plots.Frame()
+    assert frame._repr_mimebundle_()["text/plain"] == plots.INTERACTIVE
+    frame.draw(plt.figure(figsize=(1, 1)))
+    assert pixels(frame.value).shape[0] > 10
