@@ -53,7 +53,7 @@ def test_hygiene(path):
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     assert set(notebook.metadata) <= {"kernelspec", "language_info"}
     for cell in cells:
-        assert len(cell.source.splitlines()) <= 36, cell.source[:60]
+        assert len(cell.source.splitlines()) <= 25, cell.source[:60]
         for out in cell.outputs:
             assert out.output_type != "error"
             text = str(out.get("text", "")) + str(out.get("data", {}).get("text/plain", ""))
