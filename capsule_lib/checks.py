@@ -115,13 +115,13 @@ def primary_caps(
     seen = torch.cat(notices).view(height, width, -1)  # [H, W, I]: does capsule i depend on this place?
     rows, columns = seen.any(dim=1), seen.any(dim=0)
     intact = (_extent(rows) <= kernel_size) & (_extent(columns) <= kernel_size)
-    if not intact.all() and (seen == seen[..., :1]).all():
-        return Verdict(
-            False,
-            f"every capsule depends on the same {int(seen[..., 0].sum())} pixels: you squash along the capsules, not along the numbers of one "
-            "capsule. Use dim=-1",
-        )
     if not intact.all():
+        if (seen == seen[..., :1]).all():
+            return Verdict(
+                False,
+                f"every capsule depends on the same {int(seen[..., 0].sum())} pixels: you squash along the capsules, not along the numbers of one "
+                "capsule. Use dim=-1",
+            )
         area = int(seen.sum(dim=(0, 1)).median())
         return Verdict(
             False,

@@ -47,7 +47,8 @@ class DigitCaps(nn.Module):
 
     def votes(self, u: Tensor) -> Tensor:
         """The votes u_hat [B, I, J, D] of input capsules u [B, I, K]: to look at. The forward pass never builds them."""
-        return torch.einsum("bik,jkid->bijd", fitting(u, self.weight), self.weight)
+        with torch.autocast(u.device.type, enabled=False):  # as in routing
+            return torch.einsum("bik,jkid->bijd", *fitting(u, self.weight))
 
     def forward(self, u: Tensor, return_couplings: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         """Output capsules [B, J, D]; with `return_couplings` also the couplings [iterations, B, I, J]."""

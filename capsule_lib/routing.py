@@ -93,8 +93,8 @@ def route(
     """
     if iterations < 1:
         raise ValueError(f"route needs at least 1 iteration; got {iterations}")
-    weight = _at_least_float32(weight)
-    u = _at_least_float32(fitting(u, weight)).transpose(1, 2).contiguous()  # [B, K, I]
+    u, weight = fitting(u, weight)
+    u = u.transpose(1, 2).contiguous()  # [B, K, I]
     couplings = []
     with torch.autocast(u.device.type, enabled=False):
         with torch.no_grad():
@@ -110,14 +110,14 @@ def route(
     return (v, torch.stack(couplings)) if return_couplings else v
 
 
-def fitting(u: Tensor, weight: Tensor) -> Tensor:
-    """The capsules u, after a look at whether they are the [B, I, K] that a weight [J, K, I, D] takes."""
+def fitting(u: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Capsules and weight in at least float32, after a look at whether u is the [B, I, K] that a weight [J, K, I, D] takes."""
     _, in_dim, in_capsules, _ = weight.shape
     if u.dim() != 3 or u.shape[1:] != (in_capsules, in_dim):
         raise ValueError(
             f"this weight takes capsules [B, {in_capsules}, {in_dim}]; got a tensor of shape {list(u.shape)}"
         )
-    return u
+    return _at_least_float32(u), _at_least_float32(weight)
 
 
 def _weighted_sums(u: Tensor, weight: Tensor, c: Tensor) -> Tensor:

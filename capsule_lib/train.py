@@ -109,6 +109,7 @@ def evaluate(net: CapsNet, images: Tensor, labels: Tensor, batch_size: int = 250
     device, training = next(net.parameters()).device, net.training
     net.eval()
     lengths, squared_error = [], 0.0
+    # The bar waits for what really takes long: a short one would only stay behind on a notebook's page.
     for x in tqdm(images.split(batch_size), desc="evaluating", leave=False, delay=30):
         out = net(x.to(device))
         lengths.append(out.lengths.cpu())

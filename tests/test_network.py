@@ -199,6 +199,14 @@ def test_class_capsules_of_a_network_in_half_precision_are_float32(dtype):
     assert net.digit_caps(net.primary(torch.rand(2, 1, 9, 11, dtype=dtype))).dtype == torch.float32
 
 
+def test_votes_are_float32_in_half_precision_and_under_autocast():
+    layer, u = DigitCaps(6, 4, 3, 5), torch.randn(2, 6, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = layer.votes(u)
+    assert inside.dtype == torch.float32 and torch.allclose(inside, layer.votes(u), rtol=1e-5)
+    assert layer.half().votes(u).dtype == torch.float32
+
+
 @pytest.mark.parametrize(
     "config",
     [

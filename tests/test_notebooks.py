@@ -159,7 +159,6 @@ def test_slides_build(path, tmp_path):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("path", PATHS, ids=NAMES)
 def test_every_notebook_runs_on_cuda(path, tmp_path):
     """Executed with one more cell, which asserts that the device is CUDA and that a network, where there is one, is on it."""
