@@ -1,6 +1,7 @@
 """Handwritten digits: a small real set that always works, the whole of MNIST and Fashion-MNIST where they can be had."""
 
 import hashlib
+import math
 import os
 import tempfile
 from pathlib import Path
@@ -55,14 +56,34 @@ def random_shift(images: Tensor, max_shift: int = 2) -> Tensor:
     Args:
         images: [B, C, H, W].
     """
+    return shift(images, torch.rand(len(images), 2, device=images.device), max_shift)
+
+
+def shift(images: Tensor, draws: Tensor, max_shift: int = 2) -> Tensor:
+    """`random_shift` with the random numbers given: `draws` [B, 2] in 0..1, for the rows and the columns of each image."""
     batch, channels, height, width = images.shape
     padded = F.pad(images, 4 * [max_shift])
-    dy, dx = torch.randint(2 * max_shift + 1, (2, batch, 1), device=images.device)
+    dy, dx = (draws.T[:, :, None] * (2 * max_shift + 1)).long()
     rows = (dy + torch.arange(height, device=images.device))[:, None, :, None]
     columns = (dx + torch.arange(width, device=images.device))[:, None, None, :]
     image = torch.arange(batch, device=images.device)[:, None, None, None]
     channel = torch.arange(channels, device=images.device)[None, :, None, None]
     return padded[image, channel, rows, columns]
+
+
+def turn_and_scale(images: Tensor, draws: Tensor, rotation: float, scaling: float) -> Tensor:
+    """Turn each image about its centre by up to `rotation` degrees, and change its size by up to the share `scaling`.
+
+    Args:
+        images: [B, C, H, W].
+        draws: [B, 2] in 0..1, how far each image is turned and scaled: 0.5 is not at all.
+    """
+    angle = (2 * draws[:, 0] - 1) * math.radians(rotation)
+    size = 1 + (2 * draws[:, 1] - 1) * scaling
+    cos, sin, none = angle.cos() / size, angle.sin() / size, torch.zeros_like(size)
+    matrices = torch.stack([cos, -sin, none, sin, cos, none], dim=1).view(-1, 2, 3)
+    grid = F.affine_grid(matrices, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, align_corners=False)
 
 
 def read_verified(path: Path, sha256: str, remedy: str) -> bytes:

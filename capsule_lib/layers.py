@@ -72,4 +72,7 @@ class Decoder(nn.Module):
 
     def forward(self, v: Tensor, classes: Tensor) -> Tensor:
         keep = one_hot(classes, len(v), self.capsules)
-        return self.layers((v * keep[:, :, None]).flatten(1))
+        with torch.autocast(
+            v.device.type, enabled=False
+        ):  # half precision would draw in steps of 1/256, for little time
+            return self.layers((v * keep[:, :, None]).flatten(1))

@@ -1,152 +1,324 @@
-"""Training and measuring a capsule network."""
+"""Train a capsule network, from the command line.
 
-import time
-from collections.abc import Iterator
-from typing import NamedTuple
+python -m capsule_lib.train --help
+"""
+
+import argparse
+import csv
+import dataclasses
+import io
+import os
+import pickle
+import shlex
+import signal
+import sys
+from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
-from capsule_lib.data import random_shift
-from capsule_lib.losses import margin_loss, reconstruction_loss
-from capsule_lib.model import CapsNet
+from capsule_lib.data import load_digits
+from capsule_lib.device import choose_device, describe_machine, has_bfloat16
+from capsule_lib.model import PRESETS, CapsNet
+from capsule_lib.training import LIVE, Recipe, Training, dimension_effects, evaluate
+from capsule_lib.weights import read_card, save_weights, write_whole
 
-LIVE = 0.02  # a dimension is called live when it changes the picture by at least this much; see `dimension_effects`
+EXAMPLES = """
+examples:
+  python -m capsule_lib.train --out runs/first
+      the small network on the digits that ship with the course: a few minutes on a laptop
+  python -m capsule_lib.train --preset paper --data mnist --epochs 20 --out runs/paper
+      the paper's network on all of MNIST
+  python -m capsule_lib.train --out runs/paper --resume
+      go on with a run that was stopped, by Ctrl-C or by anything else
+  torchrun --nproc-per-node 2 -m capsule_lib.train --preset paper --data mnist --out runs/paper
+      share each batch between two processes, one for each GPU where there are GPUs
 
-
-class Epoch(NamedTuple):
-    """What one pass over the training images gave: mean losses, share of wrong predictions in %, time in seconds."""
-
-    number: int
-    margin: float
-    reconstruction: float
-    error: float
-    seconds: float
-
-
-class Evaluation(NamedTuple):
-    """error in %; mse, the mean squared error a pixel of what the longest capsule redraws (nan without a decoder);
-    lengths [N, J] on the CPU."""
-
-    error: float
-    mse: float
-    lengths: Tensor
+OUT then holds checkpoint.pt (what --resume needs, rewritten after every epoch), metrics.csv (a line for each epoch),
+and at the end weights.safetensors with its card weights.json: the best epoch's network, measured on the test set.
+Read them with capsule_lib.load_weights("OUT/weights.safetensors").
+"""
 
 
-def train(
-    net: CapsNet,
-    images: Tensor,
-    labels: Tensor,
-    epochs: int,
-    *,
-    batch_size: int = 128,
-    learning_rate: float = 2e-3,
-    reconstruction_scale: float = 0.01,
-) -> Iterator[Epoch]:
-    """Train `net` and hand back an `Epoch` after each pass, so that you can look, save or stop in between.
+def main() -> int:
+    given = vars(parse_arguments())
+    out, resume = Path(given.pop("out")), given.pop("resume")
+    if "RANK" in os.environ:  # set by torchrun
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        return run(out, resume, given)
+    except (ValueError, OSError, FloatingPointError) as error:
+        print(f"\nerror: {error}", file=sys.stderr)
+        return 1
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
-        for epoch in train(net, images, labels, epochs=12):
-            print(epoch)
 
-    Adam, with a learning rate that rises to `learning_rate` and falls to almost nothing (one cycle). Every image is
-    shifted by itself (section 5), and redrawn from the capsule of its label (section 4.1). The network stays on its
-    device; it is in training mode while it trains, and in evaluation mode whenever you hold an `Epoch`.
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        "python -m capsule_lib.train",
+        description="Train a capsule network on handwritten digits and save its weights.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,  # only what was really given counts when a run is resumed
+    )
+    add = parser.add_argument
+    add("--out", required=True, metavar="FOLDER", help="where the run is kept; a new folder, unless you resume")
+    add(
+        "--resume",
+        action="store_true",
+        default=False,
+        help="go on with the run in FOLDER, or begin it if there is none",
+    )
+    add("--preset", choices=PRESETS, help="the network: the paper's, or a quarter of its size (default: small)")
+    add(
+        "--data",
+        choices=["shipped", "mnist", "fashion"],
+        help="4,000 digits that come with the course, all of MNIST, or Fashion-MNIST (default: shipped)",
+    )
+    add("--epochs", type=positive(int), help="passes over the training images (default: 20)")
+    add("--batch-size", type=positive(int), help="images a step, over all processes together (default: 128)")
+    add(
+        "--learning-rate",
+        type=positive(float),
+        help="its highest value; it rises to it and falls again (default: 0.002)",
+    )
+    add(
+        "--reconstruction-scale",
+        type=float,
+        help="weight of the squared error summed over an image's pixels; the paper's is 0.0005 (default: 0.01)",
+    )
+    add("--rotation", type=float, help="turn each training image by up to so many degrees (default: 0)")
+    add("--scaling", type=float, help="change the size of each training image by up to this share (default: 0)")
+    add("--iterations", type=positive(int), help="routing iterations (default: 3)")
+    add("--seed", type=int, help="of the first weights, the split, the order and the moves (default: 0)")
+    add(
+        "--precision",
+        choices=["auto", "float32", "bfloat16"],
+        help="of the convolutions; auto is bfloat16 where the hardware has it, which is about twice as fast (default: auto)",
+    )
+    return parser.parse_args()
 
-    Args:
-        images: [N, C, H, W], values in 0..1, not shifted; on any device.
-        labels: [N], class numbers.
-        reconstruction_scale: the weight of the squared error, summed over an image's pixels. The paper's is 0.0005.
 
-    Raises:
-        ValueError: images outside 0..1, which the decoder's sigmoid could never redraw.
-        FloatingPointError: a loss that is not finite; it says where.
-    """
-    if not (images.min() >= 0 and images.max() <= 1):
-        raise ValueError(
-            f"images must lie in 0..1, which is what the decoder's sigmoid can redraw; got {images.min():.2f}..{images.max():.2f}: "
-            "leave out the normalisation to mean 0"
-        )
-    _check_pairs(images, labels)
-    device = next(net.parameters()).device
-    images, labels = images.to(device), labels.to(device)
-    steps = -(-len(images) // batch_size)
-    optimizer = torch.optim.Adam(net.parameters(), fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=epochs * steps)
-    with tqdm(total=epochs * steps) as bar:
-        for number in range(1, epochs + 1):
-            net.train()
-            start = time.perf_counter()
-            bar.set_description(f"epoch {number}/{epochs}")
-            sums = torch.zeros(3, device=device)
-            for rows in torch.randperm(len(images), device=device).split(batch_size):
-                x, y = random_shift(images[rows]), labels[rows]
-                out = net(x, y)
-                margin = margin_loss(out.lengths, y)
-                redrawn = (
-                    reconstruction_loss(out.reconstruction, x, reconstruction_scale) if net.decoder else 0 * margin
-                )
-                optimizer.zero_grad()
-                (margin + redrawn).backward()
-                optimizer.step()
-                schedule.step()
-                with torch.no_grad():
-                    sums += len(rows) * torch.stack([margin, redrawn, (out.lengths.argmax(1) != y).float().mean()])
+def positive(kind: type):
+    def convert(text: str):
+        if not (value := kind(text)) > 0:
+            raise ValueError
+        return value
+
+    convert.__name__ = f"positive {kind.__name__}"  # argparse shows it: 'invalid positive int value'
+    return convert
+
+
+def run(out: Path, resume: bool, given: dict) -> int:
+    stop = listen_for_stop()
+    chief = not dist.is_initialized() or dist.get_rank() == 0  # the process that writes, prints and measures
+    device = choose_device(int(os.environ.get("LOCAL_RANK", 0)))
+    checkpoint = find_run(out, resume)
+    settings = agree(given, checkpoint, out, device)
+
+    train_set, validation_set, test_set = split_digits(settings["data"], settings["seed"])
+    torch.manual_seed(settings["seed"])
+    config = dataclasses.replace(PRESETS[settings["preset"]], iterations=settings["iterations"])
+    net = CapsNet(config).to(device)
+    fields = {field.name for field in dataclasses.fields(Recipe)}
+    training = Training(net, *train_set, Recipe(**{k: v for k, v in settings.items() if k in fields}))
+    history, best = [], None
+    if checkpoint:
+        training.load_state_dict(checkpoint["training"])
+        history, best = checkpoint["history"], checkpoint["best"]
+
+    def save():
+        if chief:
+            content = io.BytesIO()
+            state = {"settings": settings, "training": training.state_dict(), "history": history, "best": best}
+            torch.save(state, content)
+            write_whole({out / "checkpoint.pt": content.getvalue(), out / "metrics.csv": as_csv(history)})
+
+    if not checkpoint:
+        out.mkdir(parents=True, exist_ok=True)
+        save()
+    if chief:
+        print(f"{settings['preset']} on {settings['data']}, {len(train_set[0]):,} images, {describe_machine(device)}")
+    steps = training.steps_an_epoch
+    with tqdm(
+        total=settings["epochs"] * steps,
+        initial=(training.epoch - 1) * steps + training.step,
+        disable=not chief,
+        mininterval=0.5 if sys.stderr.isatty() else 30,
+    ) as bar:
+        while training.epoch <= settings["epochs"]:
+            bar.set_description(f"epoch {training.epoch}/{settings['epochs']}", refresh=False)
+            for step in training.steps():
                 bar.update()
-            if not sums.isfinite().all():
-                raise FloatingPointError(
-                    f"the loss stopped being finite in epoch {number}: try a lower learning_rate than {learning_rate}"
-                )
-            net.eval()
-            margin, redrawn, wrong = (sums / len(images)).tolist()
-            yield Epoch(number, margin, redrawn, 100 * wrong, time.perf_counter() - start)
+                if step < steps and anyone(stop):
+                    break
+            else:
+                learning_rate = training.schedule.get_last_lr()[0]
+                epoch = training.end_epoch()
+                if chief:
+                    with torch.autocast(device.type, torch.bfloat16, enabled=settings["bfloat16"]):
+                        validation = evaluate(net, *validation_set)
+                    row = {**epoch._asdict(), "learning_rate": learning_rate}
+                    row |= {"validation_error": validation.error, "validation_mse": validation.mse}
+                    history.append(row)
+                    best = keep_better(best, row, net)
+                    tqdm.write(report(row, best))
+            save()
+            if anyone(stop):
+                if chief:
+                    bar.close()
+                    print(
+                        f"stopped in epoch {training.epoch} after step {training.step}; go on with\n  {command({'out': out})} --resume"
+                    )
+                return 130
+    if chief:
+        finish(out, settings, net, best, test_set, device)
+    return 0
 
 
-@torch.no_grad()
-def evaluate(net: CapsNet, images: Tensor, labels: Tensor, batch_size: int = 250) -> Evaluation:
-    """Measure a network on images [N, C, H, W] with labels [N], which it has never trained on. See `Evaluation`."""
-    _check_pairs(images, labels)
-    device, training = next(net.parameters()).device, net.training
-    net.eval()
-    lengths, squared_error = [], 0.0
-    # The bar waits for what really takes long: a short one would only stay behind on a notebook's page.
-    for x in tqdm(images.split(batch_size), desc="evaluating", leave=False, delay=30):
-        out = net(x.to(device))
-        lengths.append(out.lengths.cpu())
-        squared_error += (out.reconstruction.cpu() - x).square().sum().item() if net.decoder else float("nan")
-    net.train(training)
-    lengths = torch.cat(lengths)
-    error = 100 * (lengths.argmax(dim=1) != labels.cpu()).float().mean().item()
-    return Evaluation(error, squared_error / images.numel(), lengths)
+def find_run(out: Path, resume: bool) -> dict | None:
+    """The checkpoint to go on from; None where a new run may begin."""
+    path = out / "checkpoint.pt"
+    if path.is_file():
+        if not resume:
+            raise FileExistsError(f"{out} holds a run already: add --resume to go on with it, or choose another folder")
+        content = path.read_bytes()
+        try:
+            checkpoint = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
+            checkpoint["settings"], checkpoint["training"], checkpoint["history"], checkpoint["best"]
+        except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{path} is cut short or not a checkpoint ({len(content):,} bytes): restore it from a copy, "
+                "or begin again in another folder"
+            ) from error
+        return checkpoint
+    # A run that was killed while it wrote for the first time leaves nothing, or a hidden unfinished file.
+    if out.exists() and (not out.is_dir() or any(not p.name.startswith(".") for p in out.iterdir())):
+        raise FileExistsError(f"{out} exists and is not a run (it has no checkpoint.pt): choose another folder")
+    return None
 
 
-@torch.no_grad()
-def dimension_effects(net: CapsNet, images: Tensor, labels: Tensor, digits: int = 100) -> Tensor:
-    """How much each number of each class capsule changes the drawn picture: root-mean-square difference a pixel [J, D].
+def agree(given: dict, checkpoint: dict | None, out: Path, device: torch.device) -> dict:
+    """All settings of the run: those of the checkpoint, which the arguments given may not contradict, or new ones."""
+    precision = given.pop("precision", "auto")
+    if precision != "auto":
+        given["bfloat16"] = precision == "bfloat16"
+    if not checkpoint:
+        defaults = {"preset": "small", "data": "shipped", "iterations": 3, "bfloat16": has_bfloat16(device)}
+        recipe = dataclasses.asdict(Recipe(epochs=20))
+        return {**recipe, **defaults, **given}
+    for name, value in given.items():
+        if value != (stored := checkpoint["settings"][name]):
+            raise ValueError(
+                f"the run in {out} was begun with {name.replace('_', '-')} {stored}, not {value}: "
+                f"resume it without that argument, or begin another run in another folder"
+            )
+    return checkpoint["settings"]
 
-    For every class, the capsule's numbers are measured on all its images. Then, for up to `digits` of them, one number
-    at a time is set to 2 standard deviations below and above its mean, and the two drawings are compared.
-    A dimension is called live from `LIVE` on.
+
+def split_digits(data: str, seed: int) -> tuple[tuple[Tensor, Tensor], ...]:
+    """Training, validation and test set. Up to 5,000 training images are set aside to choose the best epoch.
+
+    The 1,000 shipped test digits come from MNIST's training set; they are left out of it, so that they stay unseen.
     """
-    device = next(net.parameters()).device
-    v = torch.cat([net(x.to(device)).capsules for x in images.split(250)])
-    classes, dim = v.shape[1:]
-    effects = torch.empty(classes, dim)
-    for j in range(classes):
-        own = v[labels.to(device) == j]
-        mean, spread = own[:, j].mean(dim=0), own[:, j].std(dim=0)
-        own = own[:digits]
-        label = torch.full((len(own),), j, device=device)
-        for d in range(dim):
-            low, high = own.clone(), own.clone()
-            low[:, j, d], high[:, j, d] = mean[d] - 2 * spread[d], mean[d] + 2 * spread[d]
-            change = net.decoder(high, label) - net.decoder(low, label)
-            effects[j, d] = change.square().flatten(1).mean(dim=1).sqrt().mean()
-    return effects
+    images, labels = load_digits(data, "train")
+    held_out = {image.numpy().tobytes() for image in load_digits("shipped", "test")[0]}
+    keep = torch.tensor([image.numpy().tobytes() not in held_out for image in images])
+    images, labels = images[keep], labels[keep]
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+    aside = min(5_000, len(images) // 10)
+    validation, training = order[:aside], order[aside:]
+    return (images[training], labels[training]), (images[validation], labels[validation]), load_digits(data, "test")
 
 
-def _check_pairs(images: Tensor, labels: Tensor) -> None:
-    if labels.shape != (len(images),):
-        raise ValueError(
-            f"{len(images)} images need as many labels, [{len(images)}]; got labels of shape {list(labels.shape)}"
-        )
+def listen_for_stop() -> list[int]:
+    """A list that fills when Ctrl-C or SIGTERM asks the run to stop; the step under way is finished first."""
+    asked: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        if not asked:
+            tqdm.write("stopping after this step ...")
+        asked.append(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, note)
+    return asked
+
+
+def anyone(stop: list[int]) -> bool:
+    """Whether any process was asked to stop: all stop after the same step."""
+    asked = torch.tensor(float(len(stop)))
+    if dist.is_initialized():
+        asked = asked.to(choose_device(int(os.environ["LOCAL_RANK"])))
+        dist.all_reduce(asked)
+    return bool(asked)
+
+
+def keep_better(best: dict | None, row: dict, net: CapsNet) -> dict:
+    """The best epoch so far, with its weights: fewest mistakes on the validation set, then the smallest squared error."""
+    if best and (best["validation_error"], best["validation_mse"]) <= (row["validation_error"], row["validation_mse"]):
+        return best
+    return {**row, "weights": {name: t.cpu().clone() for name, t in net.state_dict().items()}}
+
+
+def report(row: dict, best: dict) -> str:
+    return (
+        f"epoch {row['number']:3}  margin {row['margin']:.4f}  reconstruction {row['reconstruction']:.4f}  "
+        f"validation {row['validation_error']:.2f} %, mse {row['validation_mse']:.4f}  {row['seconds']:.0f} s"
+        + ("  best so far" if best["number"] == row["number"] else "")
+    )
+
+
+def as_csv(history: list[dict]) -> bytes:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, history[0] if history else ["number"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(history)
+    return text.getvalue().encode()
+
+
+def command(settings: dict) -> str:
+    """The command line with these settings."""
+    words = ["python", "-m", "capsule_lib.train"]
+    for name, value in settings.items():
+        name, value = ("precision", "bfloat16" if value else "float32") if name == "bfloat16" else (name, value)
+        words += [f"--{name.replace('_', '-')}", str(value)]
+    return shlex.join(words)
+
+
+def finish(out: Path, settings: dict, net: CapsNet, best: dict, test_set: tuple, device: torch.device) -> None:
+    """Save the best epoch's network with a card of what it does. The test set is looked at here, and only here."""
+    path = out / "weights.safetensors"
+    if path.is_file():
+        card = read_card(path)
+    else:
+        # The file holds float16. What the card says is measured on what will be read back from it.
+        net.load_state_dict({name: t.half().float() for name, t in best["weights"].items()})
+        test, shipped = evaluate(net, *test_set), evaluate(net, *load_digits("shipped", "test"))
+        effects = dimension_effects(net, *load_digits("shipped", "train"))
+        card = {
+            **settings,
+            "command": command({**settings, "out": out}),
+            "machine": describe_machine(device),
+            "best_epoch": best["number"],
+            "validation_error_percent": round(best["validation_error"], 3),
+            "test_error_percent": round(test.error, 3),
+            "test_mse": round(test.mse, 5),
+            "shipped_test_error_percent": round(shipped.error, 3),
+            "shipped_test_mse": round(shipped.mse, 5),
+            "live_dimensions": {str(j): int(row.ge(LIVE).sum()) for j, row in enumerate(effects)},
+            "smallest_effect": round(effects.min().item(), 4),
+        }
+        save_weights(net, path, half=True, **card)
+    print(
+        f"done: the network of epoch {card['best_epoch']} is in {path}\n"
+        f"test error {card['test_error_percent']:.2f} %, mean squared error {card['test_mse']:.4f}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

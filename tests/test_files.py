@@ -19,7 +19,7 @@ import torch
 import yaml
 
 from capsule_lib import CapsNet, CapsNetConfig, data, evaluate, load_digits, load_pretrained, load_weights, save_weights
-from capsule_lib.train import LIVE, dimension_effects
+from capsule_lib.training import LIVE, dimension_effects
 from capsule_lib.weights import WEIGHTS, read_card
 
 ROOT = Path(__file__).parent.parent

@@ -3,7 +3,6 @@
 import ast
 import dataclasses
 import math
-import sys
 from pathlib import Path
 
 import pytest
@@ -26,9 +25,9 @@ from capsule_lib import (
     train,
 )
 from capsule_lib.model import PRESETS, CapsNetOutput
-from capsule_lib.train import LIVE, dimension_effects
+from capsule_lib.training import LIVE, dimension_effects
 
-TRAINING = sys.modules["capsule_lib.train"]  # the name capsule_lib.train is the function
+TRAINING = capsule_lib.training
 STANDING_STILL = 1e-9  # a learning rate at which the weights stay what they are
 
 TINY = CapsNetConfig(
@@ -288,7 +287,7 @@ def test_training_masks_by_label_shifts_and_learns(monkeypatch):
     hook.remove()
     assert sorted(torch.cat(seen[:4]).tolist()) == sorted(labels.tolist())  # mistake 11
     assert epochs[-1].margin < 0.5 * epochs[0].margin
-    monkeypatch.setattr(TRAINING, "random_shift", lambda *_: pytest.fail("test images were shifted"))  # mistake 13
+    monkeypatch.setattr(TRAINING, "shift", lambda *_: pytest.fail("test images were shifted"))  # mistake 13
     assert evaluate(net, images, labels).lengths.shape == (24, 3)
 
 
@@ -333,7 +332,7 @@ def bars(size: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def without_shifts(monkeypatch):
-    monkeypatch.setattr(TRAINING, "random_shift", lambda images: images)
+    monkeypatch.setattr(TRAINING, "shift", lambda images, _: images)
 
 
 def test_images_and_labels_stay_together_and_every_pass_has_its_own_order(monkeypatch):
