@@ -76,7 +76,8 @@ class CapsNet(nn.Module):
         self.decoder = config.decoder_hidden and Decoder(
             config.classes, config.class_dim, config.decoder_hidden, config.image_shape
         )
-        self.to(memory_format=torch.channels_last)  # convolutions on a CPU then take about two thirds of the time
+        for convolution in (self.stem, self.primary_caps):  # on a CPU they then take about two thirds of the time
+            convolution.to(memory_format=torch.channels_last)
 
     @classmethod
     def from_preset(cls, name: str) -> "CapsNet":

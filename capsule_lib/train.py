@@ -48,7 +48,10 @@ def main() -> int:
     if "RANK" in os.environ:  # set by torchrun
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     try:
-        return run(out, resume, given)
+        code = run(out, resume, given)
+        if dist.is_initialized():
+            dist.barrier()  # who leaves first closes connections that the others still use
+        return code
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"\nerror: {error}", file=sys.stderr)
         return 1

@@ -53,7 +53,7 @@ def load_weights(path: str | Path) -> CapsNet:
     try:
         tensors = load(content)
         with torch.device("meta"):  # no random numbers are drawn for weights that are about to be replaced
-            net = CapsNet(CapsNetConfig(**config))
+            net = CapsNet(CapsNetConfig(**config)).to_empty(device="cpu")
     except (SafetensorError, TypeError) as error:
         raise ValueError(f"{path} and its card do not describe a CapsNet ({error}): save the network again") from error
     expected = {name: list(t.shape) for name, t in net.state_dict().items()}
@@ -64,8 +64,8 @@ def load_weights(path: str | Path) -> CapsNet:
             f"{path} does not fit the network on its card: {wrong[0]} should be {expected.get(wrong[0], 'absent')} "
             f"and is {found.get(wrong[0], 'absent')}: save the network again"
         )
-    net.load_state_dict({name: t.float() for name, t in tensors.items()}, assign=True)
-    return net.requires_grad_().to(memory_format=torch.channels_last).eval()
+    net.load_state_dict(tensors)
+    return net.eval()
 
 
 def load_pretrained(name: str = "small") -> CapsNet:

@@ -1,0 +1,293 @@
+"""The training command: what interrupts it, what it refuses, and two processes against one."""
+
+import csv
+import multiprocessing
+import os
+import random
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import short_training
+import torch
+
+from capsule_lib import CapsNet, load_weights
+from capsule_lib.data import shift, turn_and_scale
+from capsule_lib.training import Recipe, Training
+from capsule_lib.weights import read_card
+
+ROOT = Path(__file__).parent.parent
+SHORT = ["--epochs", "4", "--batch-size", "50", "--rotation", "10", "--scaling", "0.1"]
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["capsule_lib.train"])  # a process then starts in a moment
+
+
+def start(*arguments, log=os.devnull):
+    process = SERVER.Process(target=short_training.main, args=[str(a) for a in arguments], kwargs={"log": str(log)})
+    process.start()
+    return process
+
+
+def finish(*arguments, log=os.devnull) -> int:
+    process = start(*arguments, log=log)
+    process.join(120)
+    return process.exitcode
+
+
+def cli(*arguments, **options):
+    words = [sys.executable, "-m", "capsule_lib.train", *map(str, arguments)]
+    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300, **options)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that nothing interrupted, and the seconds that it took."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    start = time.monotonic()
+    assert finish("--out", out, *SHORT) == 0
+    return out, time.monotonic() - start
+
+
+def checkpoint(out):
+    return torch.load(out / "checkpoint.pt", weights_only=True)
+
+
+def tensors(tree):
+    """All tensors of a nested dict, by their path."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from ((f"{key}.{path}", t) for path, t in tensors(value))
+        elif isinstance(value, torch.Tensor):
+            yield str(key), value
+
+
+def assert_same_run(out, other):
+    ours, theirs = (dict(tensors(checkpoint(folder))) for folder in (out, other))
+    assert ours.keys() == theirs.keys() and len(ours) > 20
+    assert all(torch.equal(t, theirs[name]) for name, t in ours.items())
+    assert (out / "weights.safetensors").read_bytes() == (other / "weights.safetensors").read_bytes()
+    histories = [list(csv.DictReader((folder / "metrics.csv").open())) for folder in (out, other)]
+    for row in histories[0] + histories[1]:
+        assert float(row.pop("seconds")) > 0
+    assert histories[0] == histories[1] and [row["number"] for row in histories[0]] == ["1", "2", "3", "4"]
+
+
+@pytest.mark.parametrize("moment", range(10))
+def test_killed_at_any_moment_a_run_resumes_to_the_same_weights_bit_for_bit(whole, tmp_path, moment):
+    reference, seconds = whole
+    out = tmp_path / "run"
+    process = start("--out", out, *SHORT)
+    time.sleep((moment + random.Random(moment).random()) / 10 * seconds)
+    process.kill()
+    process.join()
+    if (out / "checkpoint.pt").exists():
+        checkpoint(out)  # readable
+    assert finish("--out", out, *SHORT, "--resume") == 0
+    assert_same_run(out, reference)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_finishes_the_step_and_saves_what_resume_needs(whole, tmp_path, number):
+    out, log = tmp_path / "run", tmp_path / "log"
+    process = start("--out", out, *SHORT, log=log)
+    while not (out / "metrics.csv").exists() or "1," not in (out / "metrics.csv").read_text():
+        time.sleep(0.01)
+    os.kill(process.pid, number)
+    process.join(60)
+    assert process.exitcode == 130
+    state = checkpoint(out)["training"]
+    said = log.read_text()
+    assert f"stopped in epoch {state['epoch']} after step {state['step']}" in said and "--resume" in said
+    assert finish("--out", out, "--resume") == 0  # the run knows its own settings
+    assert_same_run(out, whole[0])
+
+
+def test_a_finished_run_is_left_as_it_is(whole, tmp_path):
+    out, log = whole[0], tmp_path / "log"
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    assert finish("--out", out, "--resume", log=log) == 0
+    assert {path: path.read_bytes() for path in out.iterdir() if path.name != "metrics.csv"}.items() <= before.items()
+    assert "test error" in log.read_text()
+
+
+def test_the_best_epoch_is_what_the_validation_set_says_and_its_card_is_true(whole):
+    state, card = checkpoint(whole[0]), read_card(whole[0] / "weights.safetensors")
+    scores = [(row["validation_error"], row["validation_mse"]) for row in state["history"]]
+    assert scores[card["best_epoch"] - 1] == min(scores)
+    net = load_weights(whole[0] / "weights.safetensors")
+    for name, t in net.state_dict().items():
+        assert torch.equal(t, state["best"]["weights"][name].half().float())
+    assert {
+        "command",
+        "seed",
+        "epochs",
+        "learning_rate",
+        "rotation",
+        "test_error_percent",
+        "test_mse",
+        "machine",
+    } <= card.keys()
+    assert sum(card["live_dimensions"].values()) <= 60 and f"--rotation {card['rotation']}" in card["command"]
+
+
+REFUSED = [
+    (["--preset", "huge"], 2, "invalid choice: 'huge'.*'paper'.*'small'"),
+    (["--data", "cifar"], 2, "invalid choice: 'cifar'.*'mnist'"),
+    (["--epochs", "0"], 2, "invalid positive int value: '0'"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "code", "message"), REFUSED)
+def test_unknown_names_are_refused_with_the_known_ones(tmp_path, arguments, code, message):
+    done = cli("--out", tmp_path / "run", *arguments)
+    assert done.returncode == code and not (tmp_path / "run").exists()
+    assert re.search(message, done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "holds a run already: add --resume"),
+        (["--resume", "--preset", "other"], "was begun with preset tiny, not other"),
+        (["--resume", "--batch-size", "64"], "was begun with batch-size 50, not 64"),
+        (["--resume", "--precision", "bfloat16"], "was begun with .*bfloat16 False, not True"),
+    ],
+)
+def test_a_run_is_not_overwritten_or_gone_on_with_otherwise(tmp_path, arguments, message):
+    out, log = tmp_path / "run", tmp_path / "log"
+    assert finish("--out", out, "--epochs", "1", "--batch-size", "50", "--precision", "float32") == 0
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    assert finish("--out", out, *arguments, log=log) == 1
+    assert re.search(message, log.read_text()) and "Traceback" not in log.read_text()
+    assert {path: path.read_bytes() for path in out.iterdir()} == before
+
+
+@pytest.mark.parametrize("spoil", [lambda b: b[:-100], lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"{}"])
+def test_a_checkpoint_that_is_cut_short_is_refused_and_kept(whole, tmp_path, spoil):
+    out, log = tmp_path / "run", tmp_path / "log"
+    out.mkdir()
+    (out / "checkpoint.pt").write_bytes(spoil((whole[0] / "checkpoint.pt").read_bytes()))
+    before = (out / "checkpoint.pt").read_bytes()
+    assert finish("--out", out, "--resume", log=log) == 1
+    assert "cut short or not a checkpoint" in log.read_text() and "Traceback" not in log.read_text()
+    assert (out / "checkpoint.pt").read_bytes() == before and len(list(out.iterdir())) == 1
+
+
+@pytest.mark.parametrize("resume", [[], ["--resume"]])
+def test_a_folder_of_something_else_is_left_alone(tmp_path, resume):
+    log = tmp_path / "log"
+    out = tmp_path / "thesis"
+    out.mkdir()
+    (out / "chapter1.txt").write_text("precious")
+    for folder in (out, out / "chapter1.txt"):
+        assert finish("--out", folder, *resume, log=log) == 1
+        assert "exists and is not a run" in log.read_text()
+    assert (out / "chapter1.txt").read_text() == "precious" and len(list(out.iterdir())) == 1
+
+
+def with_little_room(out, log):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+    short_training.main("--out", str(out), "--resume", log=str(log))
+
+
+def test_a_full_disk_ends_the_run_and_leaves_the_last_checkpoint(whole, tmp_path):
+    out, log = tmp_path / "run", tmp_path / "log"
+    process = start("--out", out, *SHORT)
+    while not (out / "metrics.csv").exists() or "1," not in (out / "metrics.csv").read_text():
+        time.sleep(0.01)
+    process.kill()
+    process.join()
+    before = (out / "checkpoint.pt").read_bytes()
+    process = SERVER.Process(target=with_little_room, args=(out, log))
+    process.start()
+    process.join(120)
+    assert process.exitcode == 1 and "File too large" in log.read_text() and "Traceback" not in log.read_text()
+    assert (out / "checkpoint.pt").read_bytes() == before
+    assert {path.name for path in out.iterdir()} == {"checkpoint.pt", "metrics.csv"}
+    assert finish("--out", out, "--resume") == 0
+    assert_same_run(out, whole[0])
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(tmp_path):
+    out, log = tmp_path / "run", tmp_path / "log"
+    assert finish("--out", out, "--learning-rate", "1e30", "--epochs", "2", log=log) == 1
+    said = log.read_text()
+    assert "not finite at step" in said and "lower learning rate than 1e+30" in said and "Traceback" not in said
+    assert all(t.isfinite().all() for _, t in tensors(checkpoint(out)))
+
+
+def test_help_says_how_to_begin():
+    done = cli("--help")
+    assert done.returncode == 0 and done.stderr == ""
+    for word in ("--preset", "--data", "--epochs", "--resume", "torchrun", "metrics.csv", "load_weights"):
+        assert word in done.stdout
+
+
+# 360 images: 51 batches of 7 and one of 3, which two processes share as 2 and 1; or one of 359 and one of a single image.
+@pytest.mark.parametrize(("batch_size", "epochs", "steps"), [(7, 2, 104), (359, 3, 6)])
+def test_two_processes_train_like_one(tmp_path, batch_size, epochs, steps):
+    arguments = ["--preset", "tiny", "--epochs", epochs, "--batch-size", batch_size, "--precision", "float32"]
+    arguments += ["--rotation", "10", "--learning-rate", "0.01"]
+    checkpoints = []
+    for launcher in ([], ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]):
+        out = tmp_path / str(len(checkpoints))
+        words = [sys.executable, *launcher, ROOT / "tests" / "short_training.py", "--out", out, *arguments]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(list(map(str, words)), capture_output=True, text=True, timeout=120, env=environment)
+        assert done.returncode == 0, done.stderr
+        checkpoints.append(checkpoint(out))
+    one, two = checkpoints
+    assert one["training"]["schedule"]["last_epoch"] == two["training"]["schedule"]["last_epoch"] == steps
+    for ours, theirs in zip(two["history"], one["history"], strict=True):
+        for name in ("margin", "reconstruction", "error", "validation_error", "validation_mse"):
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-4)
+
+
+def test_the_move_of_an_image_depends_on_seed_epoch_and_image_alone(monkeypatch):
+    """Whatever the batch size, the place in the order and the other images of the batch."""
+    images = torch.rand(30, 1, 28, 28)
+
+    def moves(epochs, **recipe):
+        found = {}
+        training = Training(CapsNet(short_training.PRESETS["tiny"]), images, torch.arange(30) % 10, Recipe(3, **recipe))
+        training.epoch = epochs
+        monkeypatch.setattr(
+            "capsule_lib.training.shift",
+            lambda x, draws: found.update(zip(map(key, x), draws.tolist(), strict=True)) or x,
+        )
+        list(training.steps())
+        return found
+
+    def key(image):
+        return image.sum().item()
+
+    first = moves(1, batch_size=4)
+    assert len(first) == 30 and len({tuple(draw) for draw in first.values()}) == 30
+    assert moves(1, batch_size=7) == first
+    assert moves(2, batch_size=4) != first and moves(1, batch_size=4, seed=1) != first
+
+
+def test_turning_and_scaling_move_a_dot_where_geometry_says():
+    image = torch.zeros(1, 1, 29, 29)
+    image[0, 0, 14, 22] = 1  # 8 right of the centre
+    for draws, rotation, scaling, (row, column) in [
+        ((0.5, 0.5), 90, 0.5, (14, 22)),  # not at all
+        ((1.0, 0.5), 90, 0.0, (6, 14)),  # a quarter turn
+        ((0.0, 0.5), 90, 0.0, (22, 14)),  # and the other way
+        ((0.5, 0.0), 0, 0.5, (14, 18)),  # half the size
+        ((0.5, 1.0), 0, 0.5, (14, 26)),
+    ]:
+        drawn = turn_and_scale(image, torch.tensor([draws]), rotation, scaling)[0, 0]
+        assert divmod(drawn.argmax().item(), 29) == (row, column), draws
+
+
+def test_shift_follows_its_draws():
+    image = torch.zeros(2, 1, 9, 9)
+    image[:, 0, 4, 4] = 1
+    moved = shift(image, torch.tensor([[0.0, 0.99], [0.5, 0.79]]))
+    assert moved.nonzero()[:, 2:].tolist() == [[6, 2], [4, 3]]
