@@ -7,7 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from capsule_lib import routing
 from capsule_lib.routing import dynamic_routing, route, squash
 
 FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
@@ -304,7 +306,9 @@ def test_fewer_than_one_iteration_is_a_clear_error(iterations):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("iterations", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("sizes", SIZES)
-def test_route_equals_dynamic_routing_of_the_votes(sizes, iterations, dtype):
+@pytest.mark.parametrize("few", [1, 2, 100])
+def test_route_equals_dynamic_routing_of_the_votes(monkeypatch, few, sizes, iterations, dtype):
+    monkeypatch.setattr(routing, "_images_at_a_time", lambda weight: few)
     u, weight = capsules_and_weight(sizes)  # what is right is worked out in float64
     right, right_c = dynamic_routing(votes_of(u, weight), iterations, return_couplings=True)
     towards = torch.randn_like(right)
@@ -337,18 +341,41 @@ def test_route_takes_every_second_capsule_of_a_larger_tensor():
     torch.testing.assert_close(route(u[:, ::2], weight[:, :, ::2]), right)
 
 
-def test_route_with_fixed_couplings_has_the_gradient_of_its_formula():
-    assert gradcheck(lambda u, weight: route(u, weight, 1), capsules_and_weight((2, 3, 2, 3, 2)))
+@pytest.mark.parametrize("few", [1, 2, 100])
+def test_weighted_sums_with_fixed_couplings_have_the_gradient_of_their_formula(monkeypatch, few):
+    monkeypatch.setattr(routing, "_images_at_a_time", lambda weight: few)
+    u, weight = capsules_and_weight((3, 3, 2, 3, 2))
+    c = torch.rand(2, 3, 3, dtype=torch.float64)
+    assert gradcheck(lambda u, weight: routing._WeightedSums.apply(u, weight, c), (u.transpose(1, 2), weight))
 
 
-def test_route_never_holds_the_votes():
-    """Forward and backward in less memory than the votes would take: everything saved for the gradient is smaller."""
-    u, weight = capsules_and_weight((16, 40, 10, 4, 16), torch.float32)
-    saved = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x.numel()) or x, lambda x: x):
-        route(u, weight)
-    assert max(saved) < 16 * 40 * 10 * 16
-    assert max(saved) == weight.numel()
+class LargestTensor(TorchDispatchMode):
+    numel = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for t in result if isinstance(result, (tuple, list)) else [result]:
+            if isinstance(t, torch.Tensor):
+                self.numel = max(self.numel, t.numel())
+        return result
+
+
+def test_route_never_builds_the_votes():
+    """Nothing that it makes, forward or backward, is nearly as large as the votes [B, I, J, D] or the scaled inputs of a batch."""
+    B, I, J, K, D = 64, 1152, 10, 4, 16
+    u, weight = capsules_and_weight((B, I, J, K, D), torch.float32)
+    votes_alone = LargestTensor()
+    with votes_alone:
+        votes_of(u, weight)
+    assert votes_alone.numel == B * I * J * D  # it sees what there is to see
+    with LargestTensor() as largest:
+        route(u, weight)[0].sum().backward()
+    assert largest.numel < B * I * J * K / 1.9
+
+
+@pytest.mark.parametrize(("K", "I", "images"), [(8, 1152, 16), (8, 4608, 8), (8, 460_800, 8), (4, 288, 130)])
+def test_images_at_a_time_fill_the_cache_and_are_at_least_8(K, I, images):
+    assert routing._images_at_a_time(torch.empty(10, K, 1, 16).expand(10, K, I, 16)) == images
 
 
 @pytest.mark.parametrize("capsules", [(2, 6, 4), (2, 7, 3), (2, 7)])
