@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 NOTEBOOKS ?= $(sort $(wildcard notebooks/*.ipynb))
 
-.PHONY: lab test notebooks slides lint
+.PHONY: lab test test-slow notebooks slides lint bench
 
 lab: .venv/installed
 	$(BIN)/jupyter lab $(LAB_FLAGS) notebooks/00_start_here.ipynb
@@ -29,3 +29,11 @@ lint: .venv/installed
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[test]"
 	touch $@
+
+# Time and memory of three forms of routing on this machine: about ten minutes, with nothing else running.
+bench: .venv/installed
+	$(BIN)/python -m capsule_lib.bench --out build/bench.json
+
+# What takes too long for `make test`: the paper's network on all 10,000 test digits, 256 x 256 pixels.
+test-slow: .venv/installed
+	$(BIN)/pytest -m slow

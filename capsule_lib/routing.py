@@ -101,8 +101,10 @@ def route(
     u, weight = u.transpose(1, 2).contiguous(), weight.contiguous()  # u: [B, K, I]
     with torch.autocast(u.device.type, enabled=False):
         with torch.no_grad():
-            parts = [_couplings(part, weight, iterations) for part in u.split(_images_at_a_time(weight))]
+            kept = slice(None) if return_couplings else slice(-1, None)
+            parts = [_couplings(part, weight, iterations)[kept] for part in u.split(_images_at_a_time(weight))]
             rounds = [torch.cat(c, dim=1) for c in zip(*parts, strict=True)]  # of each iteration, [J, B, I]
+            del parts
         v = squash(_WeightedSums.apply(u, weight, rounds[-1])).transpose(0, 1)
     return (v, torch.stack(rounds).permute(0, 2, 3, 1)) if return_couplings else v
 

@@ -1,0 +1,280 @@
+"""What routing costs on this machine: time and memory of three forms that give the same numbers.
+
+    python -m capsule_lib.bench                  the routing layer, and a training step of the paper's network
+    python -m capsule_lib.bench --pixels 256     the largest batch at 256 x 256 x 3 that two steps can train in 20 GiB
+
+Every measurement has a process of its own, so that no form inherits memory from another. Forms take turns, and a time is
+the median over all turns: compare the forms of one run, not the times of two.
+"""
+
+import argparse
+import dataclasses
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from capsule_lib.device import choose_device, describe_machine, has_bfloat16
+from capsule_lib.layers import DigitCaps
+from capsule_lib.losses import margin_loss, reconstruction_loss
+from capsule_lib.model import PRESETS, CapsNet
+from capsule_lib.routing import dynamic_routing, squash
+from capsule_lib.weights import write_whole
+
+K, J, D = 8, 10, 16  # the paper's capsules
+LAYERS = [(1152, 32), (1152, 128), (4608, 32)]  # input capsules (28 and 40 pixels) and images
+
+
+class NaiveCaps(DigitCaps):
+    """Votes by a broadcast product, which copies the whole weight for every image, as most published ports do."""
+
+    def __init__(self, in_capsules: int, in_dim: int, out_capsules: int, out_dim: int, iterations: int = 3):
+        nn.Module.__init__(self)
+        self.iterations = iterations
+        self.weight = nn.Parameter(0.1 * torch.randn(1, out_capsules, in_capsules, out_dim, in_dim))
+
+    def forward(self, u: Tensor) -> Tensor:
+        u_hat = (self.weight @ u[:, None, :, :, None]).squeeze(4)  # [1, J, I, D, K] @ [B, 1, I, K, 1] -> [B, J, I, D]
+        b = u.new_zeros(*u_hat.shape[:3], 1)
+        for t in range(self.iterations):
+            last = t == self.iterations - 1
+            votes = u_hat if last else u_hat.detach()
+            v = squash((b.softmax(dim=1) * votes).sum(dim=2, keepdim=True))
+            if not last:
+                b = b + (votes * v).sum(dim=3, keepdim=True)
+        return v.squeeze(2)
+
+
+class EinsumCaps(DigitCaps):
+    """Votes by einsum, which copies no weight, and the readable routing."""
+
+    def forward(self, u: Tensor) -> Tensor:
+        return dynamic_routing(self.votes(u), self.iterations)
+
+
+FORMS = {"naive": NaiveCaps, "einsum": EinsumCaps, "vote-free": DigitCaps}
+
+
+def measure_layer(form: str, in_capsules: int, batch: int, device: str = "cpu", seconds: float = 2.0) -> dict:
+    """Forward and backward of one routing layer, in seconds, and the bytes it needs beyond its weight and input."""
+    tiny = FORMS[form](8, K, J, D).to(device)(torch.randn(8, 8, K, device=device))
+    tiny.backward(torch.ones_like(tiny))  # loads code that the first backward pass of a process needs
+    layer = FORMS[form](in_capsules, K, J, D).to(device)
+    u = torch.randn(batch, K, in_capsules, device=device).transpose(1, 2).requires_grad_()
+    towards = torch.randn(batch, J, D, device=device)
+
+    def forward() -> Tensor:
+        layer.weight.grad = u.grad = None
+        return layer(u)
+
+    return _measure(forward, lambda v: v.backward(towards), torch.device(device), seconds)
+
+
+def measure_step(form: str, bfloat16: bool, batch: int, device: str = "cpu", seconds: float = 6.0) -> dict:
+    """A training step of the paper's network: forward and loss, then backward and Adam."""
+    net = with_form(CapsNet.from_preset("paper"), form).to(device)
+    optimizer = torch.optim.Adam(net.parameters(), fused=True)
+    x, y = torch.rand(batch, 1, 28, 28, device=device), torch.arange(batch, device=device) % 10
+
+    def backward(loss: Tensor) -> None:
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return _measure(lambda: _loss(net, x, y, bfloat16), backward, torch.device(device), seconds)
+
+
+def two_steps_at(pixels: int, form: str, batch: int, gib: float) -> dict:
+    """Two Adam steps of the paper's network on coloured pictures, in a process that may not hold more than `gib` GiB."""
+    import resource  # here, because Windows has none
+
+    resource.setrlimit(resource.RLIMIT_DATA, 2 * (int(gib * 2**30),))
+    bfloat16 = has_bfloat16(torch.device("cpu"))
+    started = time.perf_counter()
+    try:
+        with torch.device("meta"):
+            config = dataclasses.replace(PRESETS["paper"], image_shape=(3, pixels, pixels))
+            net = with_form(CapsNet(config), form)
+        net.to_empty(device="cpu")
+        for p in net.parameters():  # quicker than the layers' own first numbers, and as good for a measurement
+            p.data.uniform_(-0.01, 0.01)
+        optimizer = torch.optim.Adam(net.parameters(), fused=True)
+        x, y = torch.rand(batch, 3, pixels, pixels), torch.arange(batch) % 10
+        for _ in range(2):
+            loss = _loss(net, x, y, bfloat16)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        fits = bool(torch.isfinite(loss))
+    except (RuntimeError, MemoryError) as error:
+        if "memory" not in str(error):
+            raise
+        fits = False
+    return {
+        "form": form,
+        "pixels": pixels,
+        "batch": batch,
+        "limit_gib": gib,
+        "fits": fits,
+        "parameters": sum(p.numel() for p in net.parameters()),
+        "bfloat16": bfloat16,
+        "peak_gib": round(_peak_bytes(torch.device("cpu")) / 2**30, 2),
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+
+
+def with_form(net: CapsNet, form: str) -> CapsNet:
+    """The network, its class capsules routed in another form."""
+    config = net.config
+    in_capsules = net.digit_caps.weight.shape[2]
+    net.digit_caps = FORMS[form](in_capsules, config.primary_dim, config.classes, config.class_dim, config.iterations)
+    return net
+
+
+def in_own_process(measure: Callable, *arguments) -> dict:
+    """What `measure` returns, called in a new process."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(measure, *arguments).result()
+
+
+def _loss(net: CapsNet, x: Tensor, y: Tensor, bfloat16: bool) -> Tensor:
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=bfloat16):
+        out = net(x, y)
+    return margin_loss(out.lengths, y) + reconstruction_loss(out.reconstruction, x)
+
+
+def _measure(forward: Callable, backward: Callable, device: torch.device, seconds: float) -> dict:
+    def wait() -> float:
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
+        return time.perf_counter()
+
+    _start_peak(device)
+    before = _peak_bytes(device)
+    backward(forward())
+    peak = _peak_bytes(device) - before
+    times, begin = [], time.perf_counter()
+    while len(times) < 3 or time.perf_counter() - begin < seconds:
+        start = wait()
+        result = forward()
+        middle = wait()
+        backward(result)
+        times.append((middle - start, wait() - middle))
+    forward_s, backward_s = (statistics.median(column) for column in zip(*times, strict=True))
+    return {"forward_s": forward_s, "backward_s": backward_s, "peak_bytes": peak}
+
+
+def _start_peak(device: torch.device) -> None:
+    """From here on the peak counts anew."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif (clear := Path("/proc/self/clear_refs")).exists():
+        clear.write_text("5")
+
+
+def _peak_bytes(device: torch.device) -> int:
+    """The most memory that this process has held (on CUDA: that torch has held there) since `_start_peak`."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return 1024 * int(line.split()[1])
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS; since the process began
+
+
+def bench(turns: int) -> dict:
+    """Measure all layers and steps. Prints a table as it goes."""
+    accelerator = choose_device()
+    devices = ["cpu"] if accelerator.type == "cpu" else ["cpu", accelerator.type]
+    result = {
+        "machines": [describe_machine(torch.device(d)) for d in devices],
+        "turns": turns,
+        "layers": [],
+        "steps": [],
+    }
+    for line in result["machines"]:
+        print(line)
+    for device in devices:
+        for in_capsules, batch in LAYERS:
+            print(f"\nrouting layer, {in_capsules:,} capsules, {batch} images, {device}")
+            calls = {form: (measure_layer, form, in_capsules, batch, device) for form in FORMS}
+            for form, row in _compare(calls, turns):
+                result["layers"].append(
+                    {"device": device, "in_capsules": in_capsules, "batch": batch, "form": form, **row}
+                )
+        print(f"\ntraining step of the paper's network, 128 images, {device}")
+        calls = {form: (measure_step, form, False, 128, device) for form in FORMS}
+        if has_bfloat16(torch.device(device)):
+            calls["vote-free, bfloat16 convolutions"] = (measure_step, "vote-free", True, 128, device)
+        for form, row in _compare(calls, turns):
+            result["steps"].append({"device": device, "batch": 128, "form": form, **row})
+    return result
+
+
+def _compare(calls: dict[str, tuple], turns: int) -> Iterator[tuple[str, dict]]:
+    """Run the calls in turns; prints and yields the medians of each, with its ratios to the first."""
+    taken = [{name: in_own_process(*call) for name, call in calls.items()} for _ in range(turns)]
+    print(f"{'':34}{'forward':>10}{'backward':>10}{'together':>10}{'faster':>9}{'memory':>11}{'less':>8}")
+    first = None
+    for name in calls:
+        row = {key: statistics.median(turn[name][key] for turn in taken) for key in taken[0][name]}
+        row["together_s"] = row["forward_s"] + row["backward_s"]
+        first = first or row
+        row["times_faster"] = first["together_s"] / row["together_s"]
+        row["times_less_memory"] = first["peak_bytes"] / row["peak_bytes"]
+        times = "".join(f"{1e3 * row[key]:7.0f} ms" for key in ("forward_s", "backward_s", "together_s"))
+        memory = f"{row['peak_bytes'] / 1e6:8.0f} MB{row['times_less_memory']:7.1f}x"
+        print(f"{name:34}{times}{row['times_faster']:8.1f}x{memory}", flush=True)
+        yield name, row
+
+
+def largest_batches(pixels: int, gib: float) -> dict:
+    """The largest batch of each form, sought by doubling and then halving the gap."""
+    result = {"machine": describe_machine(torch.device("cpu")), "tried": []}
+    for form in ("vote-free", "naive"):
+
+        def fits(batch: int, form: str = form) -> bool:
+            result["tried"].append(row := in_own_process(two_steps_at, pixels, form, batch, gib))
+            print(json.dumps(row), flush=True)
+            return row["fits"]
+
+        low, high = 0, 1
+        while fits(high):
+            low, high = high, 2 * high
+        while high - low > max(1, low // 8):
+            middle = (low + high) // 2
+            low, high = (middle, high) if fits(middle) else (low, middle)
+        result[form] = low
+        print(f"{form}: two steps fit in {gib} GiB with {low} images, and not with {high}")
+    return result
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser("python -m capsule_lib.bench", description="What routing costs on this machine.")
+    parser.add_argument("--pixels", type=int, help="instead: the largest batch of coloured pictures of this size")
+    parser.add_argument(
+        "--gib", type=float, default=20, help="with --pixels: memory that the process may hold (default: 20)"
+    )
+    parser.add_argument("--turns", type=int, default=3, help="how often each form is measured (default: 3)")
+    parser.add_argument("--out", type=Path, help="also write the result to this file, as JSON")
+    given = parser.parse_args()
+    result = largest_batches(given.pixels, given.gib) if given.pixels else bench(given.turns)
+    if given.out:
+        given.out.parent.mkdir(parents=True, exist_ok=True)
+        write_whole({given.out: (json.dumps(result, indent=1) + "\n").encode()})
+        print(f"\nwritten to {given.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,91 @@
+"""The benchmark: its forms are one and the same layer, and it measures what they hold."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from capsule_lib import CapsNet, bench
+from capsule_lib.model import PRESETS
+
+
+def forms(in_capsules, in_dim, out_capsules, out_dim):
+    """One layer in each form, all with the same weight."""
+    layers = {name: form(in_capsules, in_dim, out_capsules, out_dim) for name, form in bench.FORMS.items()}
+    weight = layers["vote-free"].weight.data
+    layers["einsum"].weight.data = weight.clone()
+    layers["naive"].weight.data = weight.permute(0, 2, 3, 1)[None].contiguous()  # [1, J, I, D, K]
+    return {name: layer.double() for name, layer in layers.items()}
+
+
+def test_all_forms_give_the_same_numbers_and_gradients():
+    u, towards = torch.randn(3, 7, 4, dtype=torch.float64), torch.randn(3, 5, 6, dtype=torch.float64)
+    results = {}
+    for name, layer in forms(7, 4, 5, 6).items():
+        layer.weight.data *= 10  # far enough from uniform couplings that an iteration counts
+        own = u.clone().requires_grad_()
+        v = layer(own)
+        v.backward(towards)
+        grad = layer.weight.grad
+        results[name] = v, own.grad, grad[0].permute(0, 3, 1, 2) if name == "naive" else grad
+    for name in ("naive", "einsum"):
+        for got, right in zip(results[name], results["vote-free"], strict=True):
+            torch.testing.assert_close(got, right, rtol=1e-10, atol=1e-12)
+
+
+def test_a_network_with_another_form_is_the_same_network():
+    net = CapsNet(PRESETS["small"])
+    x = torch.rand(2, 1, 28, 28)
+    right = net(x).lengths
+    weight = net.digit_caps.weight.data
+    bench.with_form(net, "naive").digit_caps.weight.data = weight.permute(0, 2, 3, 1)[None]
+    torch.testing.assert_close(net(x).lengths, right)
+
+
+def test_memory_is_measured_in_a_process_of_its_own():
+    needs = {
+        form: bench.in_own_process(bench.measure_layer, form, 1152, 16, "cpu", 0.0)["peak_bytes"]
+        for form in bench.FORMS
+    }
+    votes = 16 * 1152 * 10 * 16 * 4
+    copies = 16 * 1152 * 10 * 16 * 8 * 4  # the weight, for every image
+    assert copies < needs["naive"] and votes < needs["einsum"] < needs["naive"] / 2
+    assert needs["vote-free"] < needs["naive"] / 4
+
+
+def test_two_steps_that_do_not_fit_are_said_not_to_fit():
+    assert bench.in_own_process(bench.two_steps_at, 28, "vote-free", 2, 8.0)["fits"]
+    row = bench.in_own_process(bench.two_steps_at, 28, "naive", 400, 1.0)
+    assert not row["fits"] and row["parameters"] > 8e6
+
+
+def test_the_table_and_its_file_hold_the_ratios(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(
+        bench,
+        "in_own_process",
+        lambda measure, form, *_: {
+            "forward_s": {"naive": 0.6, "einsum": 0.2, "vote-free": 0.02}[form],
+            "backward_s": 0.2,
+            "peak_bytes": 100,
+        },
+    )
+    monkeypatch.setattr(sys, "argv", ["bench", "--turns", "1", "--out", str(tmp_path / "b.json")])
+    assert bench.main() == 0
+    result = json.loads((tmp_path / "b.json").read_text())
+    assert [row["times_faster"] for row in result["layers"][:3]] == pytest.approx([1, 2, 0.8 / 0.22])
+    assert "3.6x" in capsys.readouterr().out and len(result["steps"]) >= 3
+    assert len(result["layers"]) == 9 * len(result["machines"])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("form", bench.FORMS)
+def test_a_row_for_cuda(form):
+    row = bench.measure_layer(form, 1152, 32, "cuda", 0.1)
+    assert row["forward_s"] > 0 and row["backward_s"] > 0 and row["peak_bytes"] > 1e6
+
+
+def test_help():
+    done = subprocess.run([sys.executable, "-m", "capsule_lib.bench", "--help"], capture_output=True, text=True)
+    assert done.returncode == 0 and "--pixels" in done.stdout and done.stderr == ""
