@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import runpy
 import shutil
 import struct
 import subprocess
@@ -19,6 +20,7 @@ import torch
 import yaml
 
 from capsule_lib import CapsNet, CapsNetConfig, data, evaluate, load_digits, load_pretrained, load_weights, save_weights
+from capsule_lib.train import split_digits
 from capsule_lib.training import LIVE, dimension_effects
 from capsule_lib.weights import WEIGHTS, read_card
 
@@ -236,19 +238,27 @@ def test_shipped_weights_on_the_official_test_set():
     assert result.mse == pytest.approx(card["test_mse"], abs=1e-4)
 
 
-def test_the_official_test_set_is_used_after_the_epoch_is_chosen():
-    body = ast.parse((WEIGHTS / "make_small.py").read_text()).body  # mistake 18
-    (loop,) = [statement for statement in body if isinstance(statement, ast.For)]
-    place = body.index(loop)
-    before, inside, after = ("\n".join(map(ast.unparse, part)) for part in (body[:place], loop.body, body[place + 1 :]))
-    official = "load_digits('mnist', 'test')"
-    assert official not in before + ast.unparse(loop) and after.count(official) == 1
-    assert "chosen = evaluate(net, images[validation], labels[validation])" in inside
-    assert "if chosen.error <= best:" in inside
-    assert "net, images[training], labels[training]" in ast.unparse(loop.iter)
-    assert "validation, training = (order[:5000], order[5000:])" in before  # no digit is in both
-    assert "held_out = {image.numpy().tobytes() for image in load_digits('shipped', 'test')[0]}" in before
-    assert "images, labels = (images[keep], labels[keep])" in before
+def test_training_validation_and_test_digits_are_apart():
+    training, validation, test = split_digits("shipped", 0)
+    sets = [{image.numpy().tobytes() for image in images} for images, _ in (training, validation, test)]
+    assert [len(digits) for digits in sets] == [3_600, 400, 1_000]
+    assert len(set.union(*sets)) == 5_000
+    assert not torch.equal(split_digits("shipped", 1)[1][1], validation[1])  # another seed, another split
+
+
+@needs_mnist
+def test_no_shipped_test_digit_is_trained_on_or_chosen_by():
+    training, validation, _ = split_digits("mnist", 0)
+    assert (len(training[0]), len(validation[0])) == (54_000, 5_000)
+    seen = {image.numpy().tobytes() for image in torch.cat([training[0], validation[0]])}
+    assert not seen & {image.numpy().tobytes() for image in load_digits("shipped", "test")[0]}
+
+
+def test_the_results_are_those_of_the_cards_and_the_readme_has_them():
+    script = WEIGHTS / "make_results.py"
+    table = runpy.run_path(script)["table"]()
+    assert (WEIGHTS / "results.md").read_text() == table and table in (ROOT / "README.md").read_text()
+    assert (WEIGHTS / "runs" / "small-0.json").read_text() == (WEIGHTS / "small.json").read_text()
 
 
 def count(net):
