@@ -231,6 +231,22 @@ def test_shipped_weights_are_what_their_card_says():
     assert (live >= 14).all()
 
 
+def test_the_papers_network_is_what_its_card_says():
+    card = read_card(WEIGHTS / "paper.safetensors")
+    assert card["preset"] == "paper" and (WEIGHTS / "paper.safetensors").stat().st_size <= 17e6
+    result = evaluate(load_pretrained("paper"), *load_digits(split="test"))
+    assert result.error == pytest.approx(card["shipped_test_error_percent"], abs=0.11)
+    assert result.mse == pytest.approx(card["shipped_test_mse"], abs=1e-4)
+
+
+@needs_mnist
+@pytest.mark.slow
+def test_the_papers_network_on_the_official_test_set():
+    result, card = evaluate(load_pretrained("paper"), *load_digits("mnist", "test")), read_card(WEIGHTS / "paper.json")
+    assert result.error == pytest.approx(card["test_error_percent"], abs=0.021)
+    assert result.mse == pytest.approx(card["test_mse"], abs=1e-4)
+
+
 @needs_mnist
 def test_shipped_weights_on_the_official_test_set():
     result, card = evaluate(load_pretrained("small"), *load_digits("mnist", "test")), read_card(WEIGHTS / "small.json")
