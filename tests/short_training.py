@@ -1,13 +1,14 @@
 """`python -m capsule_lib.train` with a network and data so small that an epoch takes a moment."""
 
+import importlib
 import os
 import sys
 
 import torch
 
-import capsule_lib.train as command
 from capsule_lib.model import PRESETS, CapsNetConfig
 
+command = importlib.import_module("capsule_lib.train")  # by its name, because capsule_lib.train may be the function
 PRESETS["tiny"] = CapsNetConfig(stem_channels=4, types=2, primary_dim=4, class_dim=6, decoder_hidden=(16,))
 PRESETS["other"] = CapsNetConfig(stem_channels=4, types=1, decoder_hidden=(16,))
 load_digits = command.load_digits
@@ -18,18 +19,20 @@ def few_digits(name, split):
     return images[:: len(images) // 400], labels[:: len(labels) // 400]
 
 
-command.load_digits = few_digits
-
-
 def main(*arguments: str, log: str = os.devnull) -> None:
     """Run the command with these arguments, as a process of its own, its output going to the file `log`."""
-    torch.set_num_threads(1)
     sys.argv = ["train", "--preset", "tiny", *arguments]
     with open(log, "w", buffering=1) as sys.stdout:
         sys.stderr = sys.stdout
-        sys.exit(command.main())
+        run()
+
+
+def run() -> None:
+    """Run the command with few digits; in a process of its own, because the library is changed for it."""
+    torch.set_num_threads(1)
+    command.load_digits = few_digits
+    sys.exit(command.main())
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    sys.exit(command.main())
+    run()
