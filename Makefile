@@ -34,6 +34,6 @@ lint: .venv/installed
 bench: .venv/installed
 	$(BIN)/python -m capsule_lib.bench --out build/bench.json
 
-# What takes too long for `make test`: the paper's network on all 10,000 test digits, 256 x 256 pixels.
+# What takes too long for `make test`: the paper's network on all 10,000 test digits.
 test-slow: .venv/installed
 	$(BIN)/pytest -m slow

@@ -72,7 +72,6 @@ class Decoder(nn.Module):
 
     def forward(self, v: Tensor, classes: Tensor) -> Tensor:
         keep = one_hot(classes, len(v), self.capsules)
-        with torch.autocast(
-            v.device.type, enabled=False
-        ):  # half precision would draw in steps of 1/256, for little time
+        # Autocast's half precision would draw in steps of 1/256, and save little time.
+        with torch.autocast(v.device.type, enabled=False):
             return self.layers((v * keep[:, :, None]).flatten(1))

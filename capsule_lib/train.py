@@ -157,7 +157,7 @@ def run(out: Path, resume: bool, given: dict) -> int:
             bar.set_description(f"epoch {training.epoch}/{settings['epochs']}", refresh=False)
             for step in training.steps():
                 bar.update()
-                if step < steps and anyone(stop):
+                if step < steps and anyone(stop, device):
                     break
             else:
                 learning_rate = training.schedule.get_last_lr()[0]
@@ -171,7 +171,7 @@ def run(out: Path, resume: bool, given: dict) -> int:
                     best = keep_better(best, row, net)
                     tqdm.write(report(row, best))
             save()
-            if anyone(stop):
+            if anyone(stop, device):
                 if chief:
                     bar.close()
                     print(
@@ -252,11 +252,10 @@ def listen_for_stop() -> list[int]:
     return asked
 
 
-def anyone(stop: list[int]) -> bool:
+def anyone(stop: list[int], device: torch.device) -> bool:
     """Whether any process was asked to stop: all stop after the same step."""
-    asked = torch.tensor(float(len(stop)))
+    asked = torch.tensor(float(len(stop)), device=device)
     if dist.is_initialized():
-        asked = asked.to(choose_device(int(os.environ["LOCAL_RANK"])))
         dist.all_reduce(asked)
     return bool(asked)
 
@@ -301,7 +300,8 @@ def finish(out: Path, settings: dict, net: CapsNet, best: dict, test_set: tuple,
     else:
         # The file holds float16. What the card says is measured on what will be read back from it.
         net.load_state_dict({name: t.half().float() for name, t in best["weights"].items()})
-        test, shipped = evaluate(net, *test_set), evaluate(net, *load_digits("shipped", "test"))
+        test = evaluate(net, *test_set)
+        shipped = test if settings["data"] == "shipped" else evaluate(net, *load_digits("shipped", "test"))
         effects = dimension_effects(net, *load_digits("shipped", "train"))
         card = {
             **settings,
