@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from capsule_lib import losses as library_losses
 from capsule_lib import routing as library
@@ -255,6 +256,43 @@ def capsule_layer(layer: Callable[[Tensor], Tensor], u: Tensor) -> Verdict:
     )
 
 
+def agreements(function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Verdict:
+    """Check agreements a_ij = (u_i W_ij) . v_j that are computed without votes.
+
+    `function` takes capsules u [B, I, K], a weight [J, I, K, D] and class capsules v [B, J, D], and returns a [B, I, J].
+    Every tensor that it makes is looked at: with these sizes, only votes or copies of the weight have B x I x J x D numbers.
+    """
+    batch, i, j, k, d = 12, 6, 3, 4, 16
+    u, weight, v = _noise(batch, i, k), _noise(j, i, k, d, seed=1), _noise(batch, j, d, seed=2)
+    votes = torch.einsum("bik,jikd->bijd", u, weight)
+    right = torch.einsum("bijd,bjd->bij", votes, v)
+    mistakes = [
+        (right / k, "you average over the numbers of a part; a dot product adds them up"),
+        (right / d, "you average over the numbers of a class; a dot product adds them up"),
+        (right.mean(0, keepdim=True).expand_as(right), "you average over the batch: the agreements of an image then depend on its batch-mates"),
+        (right / votes.norm(dim=3), "you divide by the length of the vote. That is a cosine: in the paper a long vote counts for more"),
+        (right.softmax(2), "these are already couplings: leave the softmax to the routing"),
+        (torch.einsum("bijd,bjd->bij", library.squash(votes), v), "you squash the votes; only sums of votes are squashed"),
+    ]  # fmt: skip
+    with _LargestTensor() as largest:
+        verdict = _compare(function, (u, weight, v), right, mistakes)
+    if not verdict:
+        return verdict
+    if largest.numbers >= batch * weight.numel():
+        return Verdict(
+            False,
+            f"the numbers are right, but a tensor of {largest.numbers:,} numbers was made: the whole weight once for each image. Multiply with torch.einsum or a matrix product that has j as its batch",
+        )
+    if largest.numbers >= votes.numel():
+        return Verdict(
+            False,
+            f"the numbers are right, but a tensor of {largest.numbers:,} numbers was made, as many as there are votes (B x I x J x D). Turn v by the weight first, then multiply by u",
+        )
+    return Verdict(
+        True, f"agreements: right, and no tensor above {largest.numbers:,} numbers; votes would be {votes.numel():,}"
+    )
+
+
 def margin_loss(function: Callable[[Tensor, Tensor], Tensor]) -> Verdict:
     """Check the margin loss (equation 4). `function` takes lengths [B, J] and labels [B], returns a scalar."""
     lengths, labels = torch.rand(6, 5, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 4, 2, 1, 3, 2])
@@ -451,6 +489,19 @@ def _compare(
         False,
         f"the result differs from the paper's formula, by up to {(out - right).abs().max():.3g}, and not in a way that this checker knows. Try an input small enough to work out by hand",
     )
+
+
+class _LargestTensor(TorchDispatchMode):
+    """Listens to every operation and remembers how many numbers the largest tensor in memory has. Views count as what they look at."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        result = operation(*args, **(kwargs or {}))
+        for out in result if isinstance(result, tuple | list) else [result]:
+            if isinstance(out, Tensor):
+                self.numbers = max(self.numbers, out.untyped_storage().nbytes() // out.element_size())
+        return result
 
 
 def _noise(*shape: int, seed: int = 0) -> Tensor:

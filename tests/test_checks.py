@@ -276,3 +276,47 @@ def test_capsule_layers_from_outside():
     assert checks.capsule_layer(lambda x: None, u).passed is None
     layer.weight.data *= 20  # mistake 3
     assert "standard deviation" in checks.capsule_layer(layer, u).message
+
+
+def turned(u, weight, v):
+    return torch.einsum("bik,bijk->bij", u, torch.einsum("bjd,jikd->bijk", v, weight))
+
+
+def class_by_class(u, weight, v):
+    """Right, and written with matrix products."""
+    parts = [(v[:, j] @ w.flatten(0, 1).T).unflatten(1, u.shape[1:]) for j, w in enumerate(weight)]
+    return torch.stack([(part * u).sum(2) for part in parts], dim=2)
+
+
+def votes(u, weight):
+    return torch.einsum("bik,jikd->bijd", u, weight)
+
+
+@pytest.mark.parametrize("function", [turned, class_by_class])
+def test_agreements_without_votes_pass(function):
+    assert checks.agreements(function)
+
+
+@pytest.mark.parametrize(
+    ("function", "says"),
+    [
+        (lambda u, w, v: (votes(u, w) * v[:, None]).sum(3), "as many as there are votes"),
+        (lambda u, w, v: torch.einsum("bik,jikd,bjd->bij", u, w, v), "as many as there are votes"),
+        (lambda u, w, v: ((u[:, None, :, None] @ w).squeeze(3) * v[:, :, None]).sum(3).mT, "once for each image"),
+        (lambda u, w, v: turned(u, w, v) / 4, "numbers of a part"),
+        (lambda u, w, v: turned(u, w, v) / 16, "numbers of a class"),
+        (lambda u, w, v: turned(u, w, v).mean(0, keepdim=True).repeat(12, 1, 1), "over the batch"),
+        (lambda u, w, v: turned(u, w, v) / votes(u, w).norm(dim=3), "cosine"),
+        (lambda u, w, v: turned(u, w, v).softmax(2), "couplings"),
+        (lambda u, w, v: (squash(votes(u, w)) * v[:, None]).sum(3), "squash the votes"),
+        (lambda u, w, v: turned(u, w, v).mT, "should have shape [12, 6, 3]"),
+        (lambda u, w, v: -turned(u, w, v), "differs from the paper's formula"),
+    ],
+)
+def test_agreements_that_are_wrong_or_build_votes_are_told_apart(function, says):
+    verdict = checks.agreements(function)
+    assert verdict.passed is False and says in verdict.message
+
+
+def test_a_stub_of_agreements_is_no_answer():
+    assert checks.agreements(lambda u, weight, v: ...).passed is None
