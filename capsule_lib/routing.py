@@ -122,7 +122,7 @@ def fitting(u: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
 def _images_at_a_time(weight: Tensor) -> int:
     """So many that their scaled inputs, J x K x I each, fill a CPU's cache or a modest part of an accelerator's memory;
     but at least 8, because every group of images reads the whole weight."""
-    room = 6e6 if weight.device.type == "cpu" else 256e6  # bytes
+    room = 3e6 if weight.device.type == "cpu" else 256e6  # bytes
     return max(8, int(room / (weight[..., 0].numel() * weight.element_size())))
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import capsule_lib
 from capsule_lib import model
@@ -36,7 +37,7 @@ def stored_text(cell):
 
 
 def test_the_series_is_whole():
-    assert [name[:2] for name in NAMES] == [f"{n:02d}" for n in range(7)]
+    assert [name[:2] for name in NAMES] == [f"{n:02d}" for n in (*range(7), 8)]  # 07, the explorer, is to come
 
 
 def test_at_least_half_of_the_code_cells_are_really_compared(capsys):
@@ -86,7 +87,7 @@ def test_shape_of_a_notebook(path):
     assert "ModuleNotFoundError" in set_up and "%pip install -e" in set_up
 
 
-def taken_out(notebook, *names):
+def taken_out(notebook, *names, **more):
     """Functions and classes of a notebook, without running the rest of it."""
     source = "\n".join(c.source for c in code_cells(FOLDER / f"{notebook}.ipynb") if not c.source.startswith("%"))
     nodes = [n for n in ast.parse(source).body if getattr(n, "name", None) in names]
@@ -94,6 +95,7 @@ def taken_out(notebook, *names):
     assert set(last) == set(names)
     space = {"torch": torch, "nn": torch.nn, "CapsNetOutput": model.CapsNetOutput}
     space |= {name: getattr(capsule_lib, name) for name in capsule_lib.__all__ if name not in names}
+    space |= more
     exec(compile(ast.Module(list(last.values()), []), notebook, "exec"), space)
     return [space[name] for name in names]
 
@@ -149,6 +151,38 @@ def test_decoder_of_notebook_05_and_network_of_notebook_06():
     images = torch.rand(2, 1, 28, 28)
     for a, b in zip(ours(images), theirs(images), strict=True):
         assert torch.allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize("iterations", [1, 2, 3, 5])
+def test_forms_of_routing_of_notebook_08(iterations):
+    naive_caps, sums, _, couplings, function = taken_out(
+        "08_cost_of_routing", "NaiveCaps", "weighted_sums", "agreements", "couplings", "WeightedSums"
+    )
+    u = torch.randn(3, 7, 4, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(5, 4, 7, 6, dtype=torch.float64, requires_grad=True)
+    expected = capsule_lib.dynamic_routing(torch.einsum("bik,jkid->bijd", u, weight), iterations)
+    with torch.no_grad():
+        c = couplings(u.mT, weight, iterations)
+    v = capsule_lib.squash(function.apply(u.mT, weight, c)).transpose(0, 1)
+    assert torch.allclose(v, expected,)
+    assert torch.allclose(sums(u.mT, weight, c), function.apply(u.mT, weight, c))
+    towards = torch.randn_like(v)
+    gradients = [torch.autograd.grad(out, (u, weight), towards) for out in (v, expected)]
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(*gradients, strict=True))
+    layer = naive_caps(7, 4, 5, 6, iterations)
+    layer.weight.data = weight.data.permute(0, 2, 3, 1)[None]
+    assert torch.allclose(layer(u), expected, atol=1e-6)
+
+
+def test_the_listener_of_notebook_08_sees_a_copy_and_no_view():
+    (largest,) = taken_out("08_cost_of_routing", "Largest", TorchDispatchMode=TorchDispatchMode)
+    x = torch.zeros(1000)
+    with largest() as seen:
+        (x.view(10, 100)[3] + 1).expand(1000, 100)
+    assert seen.bytes == 400
+    with largest() as seen:
+        x.expand(50, 1000).contiguous()
+    assert seen.bytes == 200_000 and "clone" in seen.what
 
 
 @pytest.mark.parametrize("path", PATHS, ids=NAMES)
