@@ -428,3 +428,28 @@ def test_environment_is_in_step_with_pyproject():
     assert set(listed) == wanted | {"pip"}
     assert own == {"pip": ["--editable ."]}
     assert environment["channels"] == ["conda-forge"]
+
+
+def test_the_readme_quotes_the_committed_benchmarks():
+    """Ratios only: seconds belong to one machine."""
+
+    def read(name):
+        return json.loads((WEIGHTS.parent / "benchmarks" / f"{name}.json").read_text())
+
+    readme, bench, large = (WEIGHTS.parent.parent / "README.md").read_text(), read("two-cores"), read("256-pixels")
+    assert bench["machines"] and large["machine"]
+    rows = [
+        (f"routing layer, {row['in_capsules']:,} capsules, {row['batch']} images", row)
+        for row in bench["layers"]
+        if row["form"] == "vote-free"
+    ]
+    rows += [
+        (f"training step of the paper's network, {row['form']}", row)
+        for row in bench["steps"]
+        if row["form"].startswith("vote-free")
+    ]
+    lines = [f"| {name} | {row['times_faster']:.0f} | {row['times_less_memory']:.0f} |" for name, row in rows[:3]]
+    lines += [f"| {name} | {row['times_faster']:.1f} | {row['times_less_memory']:.1f} |" for name, row in rows[3:]]
+    assert "\n".join(lines) in readme, "\n".join(lines)
+    says = f"fit with {large['vote-free']} images a batch; with the broadcast product they fit with {large['naive'] or 'none'}."
+    assert says in readme, says
