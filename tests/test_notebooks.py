@@ -164,7 +164,7 @@ def test_forms_of_routing_of_notebook_08(iterations):
     with torch.no_grad():
         c = couplings(u.mT, weight, iterations)
     v = capsule_lib.squash(function.apply(u.mT, weight, c)).transpose(0, 1)
-    assert torch.allclose(v, expected,)
+    assert torch.allclose(v, expected)
     assert torch.allclose(sums(u.mT, weight, c), function.apply(u.mT, weight, c))
     towards = torch.randn_like(v)
     gradients = [torch.autograd.grad(out, (u, weight), towards) for out in (v, expected)]
