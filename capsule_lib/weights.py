@@ -72,7 +72,7 @@ def load_pretrained(name: str = "small") -> CapsNet:
     """A network that ships with the course, on the CPU, in evaluation mode. `data/weights/NAME.json` says how it was trained."""
     path = WEIGHTS / f"{name}.safetensors"
     if not path.is_file():
-        names = ", ".join(repr(p.stem) for p in sorted(WEIGHTS.glob("*.safetensors")))
+        names = ", ".join(repr(p.stem) for p in sorted(WEIGHTS.glob("*.safetensors")) if "." not in p.stem)
         raise ValueError(f"no weights ship under the name {name!r}: choose {names or 'none: the folder is empty'}")
     return load_weights(path)
 

@@ -1,0 +1,718 @@
+"""The explorer: turn a capsule's numbers and watch the digit change, at once.
+
+Two parts: functions from knobs to capsules to pictures, and `CapsuleExplorer`, the widget that shows them.
+"""
+
+import asyncio
+import contextlib
+import functools
+import hashlib
+import html
+import json
+import math
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import ipywidgets as widgets
+import numpy as np
+import torch
+import traitlets
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from capsule_lib.losses import one_hot
+from capsule_lib.model import CapsNet
+from capsule_lib.plots import Frame, _InWords, png
+from capsule_lib.spreads import EDGES, Spreads, bins, capsules_of, device_of, measure_spreads
+from capsule_lib.weights import write_whole
+
+LIMITS = {"standard deviations": 4.0, "raw": 0.25, "principal axes": 4.0}  # a knob lies between -limit and +limit
+STEPS = torch.arange(-5, 6) / 5  # of a sweep, as shares of the limit: 11 columns, as in the paper's figure 4
+PANEL, SLIDER = 196, 200  # pixels: the height of a picture, the width of a slider
+
+
+def lengths_of(net: CapsNet, images: Tensor) -> Tensor:
+    """The class lengths [B, J] that the network gives images [B, C, H, W]; on the CPU."""
+    return torch.linalg.vector_norm(capsules_of(net, images), dim=2)
+
+
+@torch.no_grad()
+def decode(net: CapsNet, capsules: Tensor, label: int) -> Tensor:
+    """Pictures [N, C, H, W] in 0..1 that the decoder draws from capsules [N, D] of class `label`; on the CPU."""
+    v = capsules.new_zeros(len(capsules), net.config.classes, net.config.class_dim)
+    v[:, label] = capsules
+    return net.decoder(v.to(device_of(net)), torch.full((len(v),), label, device=device_of(net))).cpu()
+
+
+def sweep(
+    capsule: Tensor, knobs: Tensor, dimensions: Sequence[int], label: int, units: str, spreads: Spreads
+) -> Tensor:
+    """Capsules for the paper's figure 4: each dimension in turn goes through its whole range, the other knobs stay.
+
+    Args:
+        capsule, knobs: [D], the capsule as the network gave it, and what is added to it.
+
+    Returns:
+        [len(dimensions), 11, D].
+    """
+    turned = knobs.repeat(len(dimensions), len(STEPS), 1)
+    for row, d in enumerate(dimensions):
+        turned[row, :, d] = LIMITS[units] * STEPS
+    return capsule + spreads.shift(turned, label, units)
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """For one picture's work: several threads would hardly be faster, and 20 times slower where another program runs."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def strip(original: Tensor, reconstruction: Tensor, changed: Tensor, height: int) -> Image.Image:
+    """Three images [C, H, W] in 0..1 and the signed difference of the last two, side by side, about `height` pixels high.
+
+    Grey images are shown as ink on paper, those of three channels in their colours; others as their channels' mean.
+    In the difference, red is where `changed` has more and blue where it has less.
+    """
+    panels = [
+        *_rgb(torch.stack([original, reconstruction, changed])),
+        _diverging((changed - reconstruction).mean(dim=0)),
+    ]
+    gap = np.full((len(panels[0]), 1, 3), 255, np.uint8)
+    return _enlarged(np.hstack([part for panel in panels for part in (panel, gap)][:-1]), height)
+
+
+def _rgb(images: Tensor) -> np.ndarray:
+    """Images [N, C, H, W] in 0..1 as bytes [N, H, W, 3]."""
+    if images.shape[1] != 3:
+        images = 1 - images.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
+    return (255 * images.clamp(0, 1)).round().byte().movedim(1, 3).numpy()
+
+
+def _diverging(difference: Tensor) -> np.ndarray:
+    """A difference [H, W] in -1..1 as bytes [H, W, 3]: blue, white at 0, red."""
+    red, blue = torch.tensor([178.0, 24, 43]), torch.tensor([33.0, 102, 172])
+    end = torch.where(difference[..., None] > 0, red, blue)
+    return (255 + difference.abs()[..., None].clamp(max=1) * (end - 255)).round().byte().numpy()
+
+
+def _enlarged(pixels: np.ndarray, height: int) -> Image.Image:
+    """As a picture, each pixel a square of whole size, so that the picture is about `height` high."""
+    scale = max(1, round(height / len(pixels)))
+    return Image.fromarray(pixels).resize((pixels.shape[1] * scale, len(pixels) * scale), Image.Resampling.NEAREST)
+
+
+def sheet_picture(images: Tensor, dimensions: Sequence[int], units: str) -> Image.Image:
+    """A sweep's pictures [rows, 11, C, H, W] as a sheet with the rows' dimensions and the columns' knobs written beside them."""
+    rows, columns, _, height, width = images.shape
+    tiles = np.full((rows, columns, height + 1, width + 1, 3), 255, np.uint8)
+    tiles[:, :, :height, :width] = _rgb(images.flatten(0, 1)).reshape(rows, columns, height, width, 3)
+    pixels = _enlarged(tiles.transpose(0, 2, 1, 3, 4).reshape(rows * (height + 1), -1, 3), 58 * rows)
+    margin = 24
+    page = Image.new("RGB", (pixels.width + margin, pixels.height + margin), "white")
+    page.paste(pixels, (margin, margin))
+    write = functools.partial(ImageDraw.Draw(page).text, fill="black", font=_font(), anchor="mm")
+    for row, d in enumerate(dimensions):
+        write((margin / 2, margin + (row + 0.5) * pixels.height / rows), str(d))
+    for column, knob in enumerate((LIMITS[units] * STEPS).tolist()):
+        write((margin + (column + 0.5) * pixels.width / columns, margin / 2), f"{knob:+.2g}")
+    return page
+
+
+@functools.cache
+def _font() -> ImageFont.ImageFont:
+    return ImageFont.load_default(13)
+
+
+def histogram(counts: Tensor, place: float, limit: float, std: float, width: int, words: str) -> str:
+    """An SVG of how many real digits [24] lie where a slider from -limit to +limit, 0 at `place`, would take this digit.
+
+    Args:
+        place: where the digit lies, in standard deviations.
+        std: one standard deviation in the slider's units.
+        words: what it shows, for those who can't see it.
+    """
+    inset, height = 9, 18  # a slider's track ends before its box does
+    x = inset + ((EDGES - place) * std / limit + 1) / 2 * (width - 2 * inset)
+    y = height - height * counts / counts.max().clamp(min=1)
+    steps = "".join(f"V{level:.1f}H{right:.1f}" for level, right in zip(y.tolist(), x[1:].tolist(), strict=True))
+    return (
+        f'<svg role="img" aria-label="{html.escape(words)}" width="{width}" height="{height}" style="display:block">'
+        f'<title>{html.escape(words)}</title><path d="M{x[0]:.1f},{height}{steps}V{height}Z" fill="#9ab"/>'
+        f'<path d="M{width / 2},0V{height}" stroke="#d60"/></svg>'
+    )
+
+
+TOOLTIPS = {
+    "label": "the class of the digit",
+    "index": "which digit of its class",
+    "units": "what the knobs are measured in",
+    "shown_class": "the class whose capsule is decoded",
+    "morph": "how far the capsule is moved to that of another digit of the class, from 0 to 1",
+    "partner": "the digit of the same class that morph leads to",
+}
+
+
+class _Knob(NamedTuple):
+    box: widgets.HBox
+    name: widgets.Text
+    histogram: widgets.HTML
+    slider: widgets.FloatSlider
+    value: widgets.HTML
+
+
+def _fixed(width: str, height: str | None = None) -> widgets.Layout:
+    """A size that no content changes, so that nothing on the page jumps."""
+    return widgets.Layout(width=width, height=height, flex="0 0 auto", margin="0 2px")
+
+
+def _bars(lengths: Tensor) -> str:
+    """The class lengths [J] as bars, the longest in orange, with their values."""
+    longest = int(lengths.argmax())
+    rows = "".join(
+        f'<div style="display:flex;gap:4px;height:19px;line-height:19px"><span style="width:20px">{j}</span>'
+        f'<span style="width:110px"><span style="display:block;height:15px;width:{100 * length:.0f}%;'
+        f'background:{"#d60" if j == longest else "#9ab"}"></span></span><span>{length:.2f}</span></div>'
+        for j, length in enumerate(lengths.tolist())
+    )
+    return (
+        f'<div style="height:24px"><b>changed, read as {longest}</b></div>'
+        f'<div style="height:{PANEL}px;overflow:auto">{rows}</div>'
+    )
+
+
+def _in_words(knob: float, units: str, inside: bool) -> str:
+    """A knob's value, on a colour that says how far it is turned; `inside`: some real digit has such a value."""
+    turned = f"{knob:+.3g}" + (" sd" if units != "raw" else "") if knob else "its own value"
+    far = abs(knob) / LIMITS[units]
+    return (
+        f'<div style="height:40px;line-height:20px;padding:0 4px;background:rgba(221,102,0,{0.6 * far:.2f})">'
+        f"{turned}<br>{'' if inside else 'no real digit there'}</div>"
+    )
+
+
+def _headings(image_shape: tuple[int, int, int]) -> str:
+    """What the four pictures are, above each of them."""
+    _, height, width = image_shape
+    scale = max(1, round(PANEL / height))
+    words = "the digit", "its reconstruction", "changed", "difference: red more, blue less"
+    cells = "".join(f'<span style="width:{width * scale}px;overflow:hidden">{text}</span>' for text in words)
+    return f'<div style="display:flex;gap:{scale}px;height:24px;white-space:nowrap">{cells}</div>'
+
+
+def _check(model: CapsNet, images: Tensor, labels: Tensor, spreads: Spreads | None) -> None:
+    """Whether the explorer can show these digits with this network."""
+    if not model.decoder:
+        raise ValueError("this network has no decoder, so it can't redraw a capsule: build it with decoder_hidden")
+    config = model.config
+    if images.dim() != 4 or images.shape[1:] != config.image_shape or not len(images):
+        raise ValueError(f"this network takes digits {['N', *config.image_shape]}; got {list(images.shape)}")
+    if not (images.min() >= 0 and images.max() <= 1):
+        raise ValueError(f"digits must lie in 0..1; got {images.min():.2f}..{images.max():.2f}")
+    one_hot(labels, len(images), config.classes)  # raises where labels don't fit
+    wanted = [config.classes, config.class_dim]
+    if spreads is not None and list(spreads.mean.shape) != wanted:
+        raise ValueError(
+            f"this network's spreads are {wanted}, these are {list(spreads.mean.shape)}: measure them on it"
+        )
+
+
+class _View(NamedTuple):
+    """What the explorer shows in one state. Tensors are on the CPU; capsule [D], lengths [J], pictures [C, H, W]."""
+
+    state: dict
+    capsule: Tensor
+    original: Tensor
+    reconstruction: Tensor
+    changed: Tensor
+    lengths: Tensor
+
+
+class CapsuleExplorer(_InWords, widgets.VBox):
+    """Turn the numbers of a class capsule and watch the digit change; the class lengths are those of the changed picture.
+
+        CapsuleExplorer(load_pretrained("small"), load_digits("shipped", "test"), load_spreads("small"))
+
+    Args:
+        model: any CapsNet with a decoder, on any device.
+        digits: images [N, C, H, W] in 0..1 and their labels [N].
+        spreads: of `measure_spreads` or `load_spreads`; None measures them on these digits, which need every class.
+        names_file: the JSON file that keeps the reader's names of dimensions: capsule_names.json, here, unless said.
+        state: any of the traits below, to begin with.
+
+    Its state, to be set at any time; a wrong value raises TraitError and changes nothing:
+        label, index: the digit, number `index` of class `label`. A new label puts all else back.
+        strokes: a drawing that stands in for that digit; see `draw`. An empty list: none.
+        shown_class: the class whose capsule is decoded; None is that of the label.
+        partner, morph: 0..1 of the way from the digit's capsule to that of number `partner` of its class.
+        units: of the knobs: 'standard deviations' (of real digits, dimension by dimension), 'raw', or
+            'principal axes' (standard deviations along them). New units or another shown class put the knobs to 0.
+        knobs: D numbers that are added to the capsule, each within -4..4, or -0.25..0.25 if raw.
+
+    What it then shows, to be read: capsule [D], original, reconstruction, changed [C, H, W], lengths [J].
+
+    Raises:
+        ValueError: no decoder, or digits or spreads that don't fit the network.
+    """
+
+    label = traitlets.Int()
+    strokes = traitlets.List()
+    index = traitlets.Int()
+    partner = traitlets.Int()
+    shown_class = traitlets.Int(None, allow_none=True)
+    units = traitlets.Enum(list(LIMITS), "standard deviations")
+    morph = traitlets.Float(0.0)
+    knobs = traitlets.List(traitlets.Float())
+    # In this order they can be set: index is judged by label, knobs by units.
+    STATE = "label", "strokes", "index", "partner", "shown_class", "units", "morph", "knobs"
+
+    capsule = property(lambda self: self._now().capsule)
+    original = property(lambda self: self._now().original)
+    reconstruction = property(lambda self: self._now().reconstruction)
+    changed = property(lambda self: self._now().changed)
+    lengths = property(lambda self: self._now().lengths)
+
+    def __init__(
+        self,
+        model: CapsNet,
+        digits: tuple,
+        spreads: Spreads | None = None,
+        names_file: str | Path | None = None,
+        **state,
+    ):
+        self._setting = True  # nothing is drawn until everything is there
+        super().__init__()
+        _check(model, *digits, spreads)
+        if unknown := state.keys() - set(self.STATE):
+            raise ValueError(f"the explorer's state has no {unknown.pop()!r}: it has {', '.join(self.STATE)}")
+        self.model, (self._images, self._labels), self._spreads_given = model, digits, spreads is not None
+        self.spreads = spreads or measure_spreads(model, *digits)
+        self._members = {j: (self._labels == j).nonzero()[:, 0].tolist() for j in sorted(set(self._labels.tolist()))}
+        self._names_file = Path(names_file or "capsule_names.json")
+        weight = model.digit_caps.weight.detach().float().cpu().numpy()
+        self._network = hashlib.sha256(weight.tobytes()).hexdigest()[
+            :8
+        ]  # each network's dimensions have their own names
+        self._digit = self._view = self._shown = self._timer = self._hand = None
+        self._soonest = self._latest = 0.0  # when the next picture may be drawn, and when it must
+        self._in_hand = self._slot = 0
+        self._history: list[_View | None] = [None] * 8
+        self._size = functools.cache(_fixed)  # widgets of one size share its layout: there are hundreds
+        self._build()
+        self._say("")
+        self._put(**{"label": next(iter(self._members)), "knobs": self._zeros} | state)
+
+    # State
+
+    @traitlets.validate("label")
+    def _known(self, proposal):
+        if proposal.value not in self._members:
+            known = ", ".join(map(str, self._members))
+            raise traitlets.TraitError(f"there is no digit of class {proposal.value} here: choose one of {known}")
+        return proposal.value
+
+    @traitlets.validate("index", "partner")
+    def _counted(self, proposal):
+        count = len(self._members[self.label])
+        if not 0 <= proposal.value < count:
+            raise traitlets.TraitError(
+                f"class {self.label} has digits 0 to {count - 1}; got {proposal.trait.name} {proposal.value}"
+            )
+        return proposal.value
+
+    @traitlets.validate("shown_class")
+    def _exists(self, proposal):
+        if proposal.value is not None and not 0 <= proposal.value < self.model.config.classes:
+            last = self.model.config.classes - 1
+            raise traitlets.TraitError(f"this network has classes 0 to {last}; got shown_class {proposal.value}")
+        return proposal.value
+
+    @traitlets.validate("morph")
+    def _share(self, proposal):
+        if not 0 <= proposal.value <= 1:
+            raise traitlets.TraitError(f"morph goes from 0 to 1; got {proposal.value}")
+        return proposal.value
+
+    @traitlets.validate("knobs")
+    def _fit(self, proposal):
+        wanted, limit = self.model.config.class_dim, LIMITS[self.units]
+        if len(proposal.value) != wanted:
+            raise traitlets.TraitError(f"a capsule of this network takes {wanted} knobs; got {len(proposal.value)}")
+        if not all(abs(knob) <= limit for knob in proposal.value):  # a nan too
+            raise traitlets.TraitError(f"knobs in {self.units} lie in -{limit:g}..{limit:g}; got {proposal.value}")
+        return proposal.value
+
+    @traitlets.observe(*STATE)
+    def _follow(self, change):
+        if self._setting:
+            return
+        self._say("")
+        hand = change.name
+        if change.name == "knobs":
+            turned = [d for d, (a, b) in enumerate(zip(change.old, change.new, strict=True)) if a != b]
+            hand, self._in_hand = ("knobs", turned), turned[0]
+        # What a control led to is worth coming back to, but not every step of a slider that is dragged.
+        if hand != self._hand or change.name not in ("knobs", "morph"):
+            self._remember()
+        self._hand = hand
+        unturned = {"knobs": self._zeros}
+        also = {"label": self._fresh, "index": {"strokes": []}, "shown_class": unturned, "units": unturned}
+        self._put(**also.get(change.name, {}))
+
+    def _put(self, **state) -> None:
+        """Set several traits and draw once."""
+        self._setting = True
+        try:
+            for name in self.STATE:
+                if name in state:
+                    setattr(self, name, state[name])
+        finally:
+            self._setting = False
+        self._digit = self._digit if self._digit and self._digit[0] == self._chosen else None
+        self._view = None
+        self._draw_soon()
+
+    # What is shown
+
+    @property
+    def _state(self) -> dict:
+        return {name: getattr(self, name) for name in self.STATE}
+
+    @property
+    def _zeros(self) -> list[float]:
+        return [0.0] * self.model.config.class_dim
+
+    @property
+    def _fresh(self) -> dict:
+        """What a digit of another class begins with."""
+        return {"strokes": [], "index": 0, "partner": 0, "shown_class": None, "morph": 0.0, "knobs": self._zeros}
+
+    @property
+    def _chosen(self) -> tuple:
+        return self.label, self.index, self.partner, self.strokes
+
+    @property
+    def _kind(self) -> str:
+        return "axis" if self.units == "principal axes" else "dimension"
+
+    @property
+    def _shown_label(self) -> int:
+        return self.label if self.shown_class is None else self.shown_class
+
+    @_one_thread()
+    def _now(self) -> _View:
+        """What the present state shows: worked out once, and only when asked for."""
+        if self._view is None:
+            if self._digit is None:
+                members = self._members[self.label]
+                original = self._drawn(self.strokes) if self.strokes else self._images[members[self.index]].cpu()
+                both = capsules_of(self.model, torch.stack([original, self._images[members[self.partner]].cpu()]))
+                self._digit = self._chosen, original, both, decode(self.model, both[:1, self.label], self.label)[0]
+            _, original, both, reconstruction = self._digit
+            capsule = torch.lerp(*both[:, self._shown_label], self.morph)
+            capsule = capsule + self.spreads.shift(torch.tensor(self.knobs), self._shown_label, self.units)
+            changed = decode(self.model, capsule[None], self._shown_label)
+            lengths = lengths_of(self.model, changed)[0]
+            self._view = _View(self._state, capsule, original, reconstruction, changed[0], lengths)
+        return self._view
+
+    def _draw_soon(self) -> None:
+        """Draw now, or, while a picture would follow the last one too closely, when events pause for 5 ms.
+
+        So the kernel keeps up with a burst, and ends it with the last position. It draws on the way, too, but spends
+        at most half its time on that, a sixth while events pour in. Without a running loop, as in a script, it draws now.
+        """
+        now = time.perf_counter()
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return self._draw()
+        if self._timer is not None:
+            self._timer.cancel()
+        elif now >= self._soonest:
+            return self._draw()
+        self._timer = loop.call_later(min(max(self._soonest, now + 0.005), self._latest) - now, self._draw)
+
+    @_one_thread()
+    def _draw(self) -> None:
+        self._timer, begun = None, time.perf_counter()
+        self._setting = True  # the controls follow the state here, not the other way round
+        try:
+            self._paint(self._now())
+        except Exception as error:  # here it would otherwise end in a log that nobody reads
+            self._say(f"This can't be drawn: {error}")
+        finally:
+            self._setting = False
+        now = time.perf_counter()
+        self._soonest, self._latest = now + (now - begun), now + 5 * (now - begun)
+
+    def _paint(self, view: _View) -> None:
+        self._picture.draw(strip(view.original, view.reconstruction, view.changed, PANEL))
+        self._bars.value = _bars(view.lengths)
+        scene = self._chosen, self.shown_class, self.units, self.morph
+        if self._shown is None or scene != self._scene:
+            self._scene = scene
+            self._set_scene()
+        for name, control in self._controls.items():
+            control.value = view.state[name]
+        own = self.spreads.place(view.capsule, self._shown_label, self.units)
+        real = self._counts.gather(1, bins(own)[:, None])[:, 0] > 0
+        for row, knob, inside in zip(self._rows, self.knobs, real.tolist(), strict=True):
+            row.slider.value = knob
+            row.value.value = _in_words(knob, self.units, inside)
+        self._shown = view
+
+    def _set_scene(self) -> None:
+        """Fit controls and histograms to another digit, class or unit."""
+        label, limit, last = self._shown_label, LIMITS[self.units], len(self._members[self.label]) - 1
+        self._controls["index"].max = self._controls["partner"].max = last
+        self._counts = (self.spreads.axis_counts if self._kind == "axis" else self.spreads.counts)[label]
+        base = self._now().capsule - self.spreads.shift(torch.tensor(self.knobs), label, self.units)
+        places = self.spreads.place(base, label, self.units).tolist()
+        for d, (row, place) in enumerate(zip(self._rows, places, strict=True)):
+            std = self.spreads.std[label, d].item() if self.units == "raw" else 1.0
+            words = f"{self._kind} {d}: this digit lies {place:+.1f} standard deviations from the mean of class {label}"
+            row.histogram.value = histogram(self._counts[d], place, limit, std, SLIDER, words)
+            row.slider.min, row.slider.max, row.slider.step = -limit, limit, limit / 40
+            row.slider.tooltip = f"change {self._kind} {d}, {self.units}, from {-limit:g} to {limit:g}"
+        self._read_names()
+
+    # What can be done
+
+    @_one_thread()
+    def draw(self, strokes: list) -> "CapsuleExplorer":
+        """Make a drawing, strokes [[[x, y], ...], ...] in 0..1, the current digit, of the class that the network reads.
+
+        Raises:
+            ValueError: nothing is drawn, the network takes no grey square images, or there is no digit of that class here.
+        """
+        lengths = lengths_of(self.model, self._drawn(strokes)[None])[0]
+        label = int(lengths.argmax())
+        self._leap(**self._fresh | {"label": label, "strokes": strokes})
+        self._say(f"The network reads your drawing as class {label}, with a length of {lengths[label]:.2f}.")
+        return self
+
+    def _drawn(self, strokes: list) -> Tensor:
+        from capsule_lib.drawing import mnist_like  # here, because the pad's anywidget may be missing
+
+        channels, height, width = self.model.config.image_shape
+        if channels != 1 or height != width:
+            raise ValueError(f"a drawing is grey and square; this network takes {channels} x {height} x {width}")
+        return mnist_like(strokes, height)
+
+    def sheet(self) -> Image.Image:
+        """The paper's figure 4 for this digit: a row for each dimension or axis, which goes through its whole range."""
+        return self._sweep(range(self.model.config.class_dim))
+
+    def row(self, d: int) -> Image.Image:
+        """The sheet's row for dimension or axis d alone."""
+        return self._sweep([d])
+
+    @_one_thread()
+    def _sweep(self, dimensions: Sequence[int]) -> Image.Image:
+        label, knobs = self._shown_label, torch.tensor(self.knobs)
+        base = self.capsule - self.spreads.shift(knobs, label, self.units)
+        capsules = sweep(base, knobs, dimensions, label, self.units, self.spreads)
+        images = decode(self.model, capsules.flatten(0, 1), label).unflatten(0, capsules.shape[:2])
+        return sheet_picture(images, dimensions, self.units)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the pictures that are shown, side by side, as a PNG file, whole or not at all."""
+        view, path = self._now(), Path(path)
+        write_whole({path: png(strip(view.original, view.reconstruction, view.changed, 2 * PANEL))})
+        return path
+
+    def as_python(self) -> str:
+        """A line of Python that rebuilds what is shown, given the same `model`, `digits` and, if there were any, `spreads`."""
+        fresh = {"units": "standard deviations"} | self._fresh
+        given = ["model", "digits", *["spreads"] * self._spreads_given]
+        given += [f"{name}={value!r}" for name, value in self._state.items() if name == "label" or value != fresh[name]]
+        return f"CapsuleExplorer({', '.join(given)})"
+
+    def _leap(self, **state) -> None:
+        """Go to another state at once, and leave the present picture in the history."""
+        self._remember()
+        self._hand = None
+        self._put(**state)
+
+    def _remember(self) -> None:
+        """Put the last picture into the history, in the place of the oldest, unless it is there."""
+        if self._shown is None or any(view and view.state == self._shown.state for view in self._history):
+            return
+        self._history[self._slot] = view = self._shown
+        frame, button = self._slots[self._slot].children
+        frame.draw(_enlarged(_rgb(view.changed[None])[0], 56))
+        button.disabled, button.tooltip = (
+            False,
+            f"back to the picture of class {view.state['label']}, above this button",
+        )
+        self._slot = (self._slot + 1) % len(self._history)
+
+    def _say(self, text: str) -> None:
+        self._message.value = f'<div role="status" style="min-height:1.5em">{html.escape(text)}</div>'
+
+    # The reader's names of dimensions
+
+    def _key(self, d: int) -> str:
+        return f"network {self._network}, class {self._shown_label}, {self._kind} {d}"
+
+    def _names(self) -> dict[str, str]:
+        try:
+            names = json.loads(self._names_file.read_text()) if self._names_file.exists() else {}
+            if not (isinstance(names, dict) and all(isinstance(name, str) for name in names.values())):
+                raise ValueError("it should be an object of texts")
+        except (ValueError, OSError) as error:
+            raise ValueError(
+                f"{self._names_file} is no file of names ({error}). It is left as it is, and new names are not kept: "
+                "repair it, or move it away"
+            ) from error
+        return names
+
+    def _read_names(self) -> None:
+        try:
+            names = self._names()
+        except ValueError as error:
+            self._say(str(error))
+            names = {}
+        for d, row in enumerate(self._rows):
+            row.name.value = names.get(self._key(d), "")
+
+    def _name(self, d: int, name: str) -> None:
+        names = self._names() | {self._key(d): name}  # read again: another explorer may have written meanwhile
+        kept = json.dumps({key: name for key, name in names.items() if name}, indent=2, ensure_ascii=False)
+        write_whole({self._names_file: (kept + "\n").encode()})
+
+    # The controls
+
+    def _build(self) -> None:
+        word, count = {"description_width": "initial"}, len(self._labels)
+        shown = [("the digit's own", None), *((str(j), j) for j in range(self.model.config.classes))]
+        wide, narrow = self._size("235px"), self._size("165px")
+        self._controls = {
+            "label": widgets.Dropdown(options=list(self._members), description="digit of class", layout=narrow),
+            "index": widgets.BoundedIntText(0, 0, count, description="its number", layout=narrow),
+            "units": widgets.Dropdown(options=list(LIMITS), description="knobs in", layout=wide),
+            "shown_class": widgets.Dropdown(options=shown, description="what if it were a", layout=wide),
+            "morph": widgets.FloatSlider(min=0, max=1, step=0.01, description="morph", layout=wide),
+            "partner": widgets.BoundedIntText(0, 0, count, description="towards number", layout=narrow),
+        }
+        for name, control in self._controls.items():
+            control.style, control.tooltip = word, TOOLTIPS[name]
+            self._when(control, functools.partial(setattr, self, name))
+        self._message, self._bars, self._caption = (
+            widgets.HTML(layout=self._size(w)) for w in ("auto", "210px", "auto")
+        )
+        self._picture, self._sheet = Frame(), Frame()
+        self._rows = [self._knob(d) for d in range(self.model.config.class_dim)]
+        half = math.ceil(len(self._rows) / 2)
+        knobs = [widgets.VBox([row.box for row in rows]) for rows in (self._rows[:half], self._rows[half:])]
+        self._slots = [self._slot_box(n) for n in range(len(self._history))]
+        label, index, units, shown_class, morph, partner = self._controls.values()
+        button = self._button
+        choose = [
+            label,
+            index,
+            button("next", "the next digit of this class", lambda: self._another(self.index + 1)),
+            button("random", "a random digit of this class", lambda: self._another(random.randrange(count))),
+            units,
+            button("random knobs", "turn every knob, by up to half its range", self._scatter, "110px"),
+            button("reset all", "every knob back to the digit's own value", self._reset, "80px"),
+        ]
+        sweeps = [
+            button("all", "sweep every knob", lambda: self._show_sweep(None)),
+            button("one", "sweep the knob that was turned last", lambda: self._show_sweep(self._in_hand)),
+        ]
+        path = widgets.Text("picture.png", description="file", tooltip="where to save the pictures, as a PNG file")
+        saves = [
+            path,
+            button("save", "save the pictures", lambda: self._say(f"saved as {self.save(path.value)}")),
+            button("Python", "the setting as a line of Python", lambda: self._say(self.as_python())),
+        ]
+        more = {
+            "draw a digit": self._pad(),
+            "sweep": widgets.VBox([widgets.HBox(sweeps), self._caption, self._sheet]),
+            "save": widgets.HBox(saves),
+        }
+        chosen = widgets.VBox([more["draw a digit"]])
+        tabs = widgets.ToggleButtons(options=list(more), tooltips=[f"below: {name}" for name in more])
+        self._when(tabs, lambda name: setattr(chosen, "children", [more[name]]))
+        pictures = widgets.VBox([widgets.HTML(_headings(self.model.config.image_shape)), self._picture])
+        self.children = [
+            widgets.HBox(choose),
+            widgets.HBox([shown_class, morph, partner]),
+            widgets.HBox([pictures, self._bars]),
+            self._message,
+            widgets.HBox(knobs),
+            widgets.HTML("The last pictures: each number takes you back to the one above it."),
+            widgets.HBox(self._slots),
+            tabs,
+            chosen,
+        ]
+
+    def _slot_box(self, n: int) -> widgets.VBox:
+        """A place in the history: a picture, and below it the button that goes back to it."""
+        frame = Frame()
+        frame.layout = self._size("56px", "56px")
+        frame.draw(Image.new("RGB", (56, 56), "white"))
+        back = self._button(str(n + 1), "no picture here yet", lambda: self._leap(**self._history[n].state), "56px")
+        back.disabled = True
+        return widgets.VBox([frame, back])
+
+    def _knob(self, d: int) -> "_Knob":
+        name = widgets.Text(description=str(d), placeholder="your name for it", continuous_update=False)
+        name.layout, name.style = self._size("150px"), {"description_width": "20px"}
+        name.tooltip = f"what you call number {d}, such as stroke thickness; it is kept in {self._names_file}"
+        slider = widgets.FloatSlider(readout=False, layout=self._size(f"{SLIDER}px"))
+        above, value = widgets.HTML(layout=self._size("auto", "18px")), widgets.HTML(layout=self._size("110px"))
+        reset = self._button("↺", f"number {d} back to the digit's own value", lambda: self._reset(d), "32px")
+        self._when(name, lambda text: self._name(d, text.strip()))
+        self._when(slider, lambda knob: setattr(self, "knobs", [*self.knobs[:d], knob, *self.knobs[d + 1 :]]))
+        box = widgets.HBox([name, widgets.VBox([above, slider]), value, reset], layout=self._size("auto", "46px"))
+        return _Knob(box, name, above, slider, value)
+
+    def _button(self, text: str, tooltip: str, action: Callable[[], object], width: str = "65px") -> widgets.Button:
+        button = widgets.Button(description=text, tooltip=tooltip, layout=self._size(width))
+        button.on_click(lambda _: self._safely(action))
+        return button
+
+    def _when(self, control: widgets.Widget, action: Callable[[object], object]) -> None:
+        """Call `action` with a control's new value when the reader, not the explorer, has changed it."""
+        control.observe(lambda change: self._setting or self._safely(action, change.new), "value")
+
+    def _safely(self, action: Callable, *args) -> None:
+        self._say("")
+        try:
+            action(*args)
+        except Exception as error:  # a callback's error would otherwise end in a log that nobody reads
+            self._say(str(error) or type(error).__name__)
+
+    def _another(self, index: int) -> None:
+        self._leap(strokes=[], index=index % len(self._members[self.label]))
+
+    def _scatter(self) -> None:
+        self._leap(knobs=[LIMITS[self.units] * random.randint(-20, 20) / 40 for _ in self.knobs])
+
+    def _reset(self, d: int | None = None) -> None:
+        self._leap(knobs=self._zeros if d is None else [*self.knobs[:d], 0.0, *self.knobs[d + 1 :]])
+
+    def _show_sweep(self, d: int | None) -> None:
+        self._sheet.draw(self.sheet() if d is None else self.row(d))
+        rows = f"Each row turns one {self._kind}" if d is None else f"{self._kind.capitalize()} {d} is turned"
+        self._caption.value = f"{rows} of a digit of class {self.label} through its whole range, in {self.units}."
+
+    def _pad(self) -> widgets.Widget:
+        try:
+            from capsule_lib.drawing import DrawingPad
+
+            pad = DrawingPad()
+        except Exception as error:  # whatever ails the pad, the rest of the explorer needs none of it
+            return widgets.HTML(f"The drawing pad can't be loaded: {html.escape(str(error))}")
+        pad.observe(lambda change: self._safely(self.draw, change.new), "strokes")
+        return pad
