@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import psutil
 import pytest
 import torch
 
@@ -59,6 +60,14 @@ def test_two_steps_that_do_not_fit_are_said_not_to_fit():
     assert bench.in_own_process(bench.two_steps_at, 28, "vote-free", 2, 8.0)["fits"]
     row = bench.in_own_process(bench.two_steps_at, 28, "naive", 400, 1.0)
     assert not row["fits"] and row["parameters"] > 8e6
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(psutil.virtual_memory().available < 21 * 2**30, reason="needs 21 GiB of free memory")
+def test_256_pixels_fit_in_20_gib_without_votes_and_not_with_copies_of_the_weight():
+    row = bench.in_own_process(bench.two_steps_at, 256, "vote-free", 16, 20.0)
+    assert row["fits"] and row["parameters"] == 797_326_080 and row["peak_gib"] < 20
+    assert not bench.in_own_process(bench.two_steps_at, 256, "naive", 5, 20.0)["fits"]
 
 
 def test_the_table_and_its_file_hold_the_ratios(monkeypatch, tmp_path, capsys):
