@@ -3,10 +3,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 NOTEBOOKS ?= $(sort $(wildcard notebooks/*.ipynb))
 
-.PHONY: lab test test-slow notebooks slides lint bench
+.PHONY: lab explore test test-slow notebooks slides lint bench
 
 lab: .venv/installed
 	$(BIN)/jupyter lab $(LAB_FLAGS) notebooks/00_start_here.ipynb
+
+# The explorer alone, on a page without code, for a lecture hall.
+explore: .venv/installed
+	$(BIN)/voila $(VOILA_FLAGS) capsule_lib/explore.ipynb
 
 test: .venv/installed lint
 	$(BIN)/pytest
@@ -34,6 +38,6 @@ lint: .venv/installed
 bench: .venv/installed
 	$(BIN)/python -m capsule_lib.bench --out build/bench.json
 
-# What takes too long for `make test`: the paper's network on all 10,000 test digits.
+# What takes too long for `make test`: the paper's network on all 10,000 test digits, 256 pixels.
 test-slow: .venv/installed
 	$(BIN)/pytest -m slow

@@ -31,7 +31,12 @@ from capsule_lib.weights import write_whole
 
 LIMITS = {"standard deviations": 4.0, "raw": 0.25, "principal axes": 4.0}  # a knob lies between -limit and +limit
 STEPS = torch.arange(-5, 6) / 5  # of a sweep, as shares of the limit: 11 columns, as in the paper's figure 4
-PANEL, SLIDER = 196, 200  # pixels: the height of a picture, the width of a slider
+PANEL, SLIDER, ROW, THUMB = (
+    196,
+    200,
+    38,
+    44,
+)  # pixels: a picture's height, a slider's width, the heights of a knob, a past picture
 
 
 def lengths_of(net: CapsNet, images: Tensor) -> Tensor:
@@ -139,7 +144,7 @@ def histogram(counts: Tensor, place: float, limit: float, std: float, width: int
         std: one standard deviation in the slider's units.
         words: what it shows, for those who can't see it.
     """
-    inset, height = 9, 18  # a slider's track ends before its box does
+    inset, height = 6, 16  # a slider's handle goes from 6 pixels after its box begins to 6 before it ends
     x = inset + ((EDGES - place) * std / limit + 1) / 2 * (width - 2 * inset)
     y = height - height * counts / counts.max().clamp(min=1)
     steps = "".join(f"V{level:.1f}H{right:.1f}" for level, right in zip(y.tolist(), x[1:].tolist(), strict=True))
@@ -150,6 +155,8 @@ def histogram(counts: Tensor, place: float, limit: float, std: float, width: int
     )
 
 
+OWN = -1  # stands for None in a drop-down list, which would show None as an empty line
+NOTHING = Image.new("RGBA", (1, 1))  # a picture that isn't there yet: without one, pages show a torn image
 TOOLTIPS = {
     "label": "the class of the digit",
     "index": "which digit of its class",
@@ -158,6 +165,12 @@ TOOLTIPS = {
     "morph": "how far the capsule is moved to that of another digit of the class, from 0 to 1",
     "partner": "the digit of the same class that morph leads to",
 }
+
+
+PAD_HELP = (
+    '<div style="padding:8px;line-height:20px">Draw with mouse, pen or finger.<br>After each stroke, the drawing is '
+    "centred and scaled as MNIST's digits were,<br>and becomes the digit above, of the class that the network reads.</div>"
+)
 
 
 class _Knob(NamedTuple):
@@ -173,18 +186,24 @@ def _fixed(width: str, height: str | None = None) -> widgets.Layout:
     return widgets.Layout(width=width, height=height, flex="0 0 auto", margin="0 2px")
 
 
+def _wrapped(children: list) -> widgets.HBox:
+    """Side by side, in several rows where the page is narrow."""
+    return widgets.HBox(children, layout=widgets.Layout(flex_flow="row wrap"))
+
+
 def _bars(lengths: Tensor) -> str:
     """The class lengths [J] as bars, the longest in orange, with their values."""
     longest = int(lengths.argmax())
     rows = "".join(
-        f'<div style="display:flex;gap:4px;height:19px;line-height:19px"><span style="width:20px">{j}</span>'
-        f'<span style="width:110px"><span style="display:block;height:15px;width:{100 * length:.0f}%;'
-        f'background:{"#d60" if j == longest else "#9ab"}"></span></span><span>{length:.2f}</span></div>'
+        f'<div style="display:flex;gap:4px;height:19.6px"><span style="width:20px">{j}</span>'
+        f'<span style="width:120px;height:15px;margin-top:2px;background:rgba(128,128,128,.15)"><span style="display:block;'
+        f'height:15px;width:{100 * length:.0f}%;background:{"#d60" if j == longest else "#9ab"}"></span></span>'
+        f"<span>{length:.2f}</span></div>"
         for j, length in enumerate(lengths.tolist())
     )
     return (
-        f'<div style="height:24px"><b>changed, read as {longest}</b></div>'
-        f'<div style="height:{PANEL}px;overflow:auto">{rows}</div>'
+        f'<div style="font-size:16px;line-height:19.6px"><div style="height:24px"><b>read as {longest}</b></div>'
+        f'<div style="height:{PANEL}px;overflow:auto">{rows}</div></div>'
     )
 
 
@@ -193,8 +212,8 @@ def _in_words(knob: float, units: str, inside: bool) -> str:
     turned = f"{knob:+.3g}" + (" sd" if units != "raw" else "") if knob else "its own value"
     far = abs(knob) / LIMITS[units]
     return (
-        f'<div style="height:40px;line-height:20px;padding:0 4px;background:rgba(221,102,0,{0.6 * far:.2f})">'
-        f"{turned}<br>{'' if inside else 'no real digit there'}</div>"
+        f'<div style="height:{ROW - 8}px;line-height:15px;padding:0 4px;display:flex;align-items:center;'
+        f'background:rgba(221,102,0,{0.6 * far:.2f})">{turned}{"" if inside else "<br>no real digit there"}</div>'
     )
 
 
@@ -202,9 +221,9 @@ def _headings(image_shape: tuple[int, int, int]) -> str:
     """What the four pictures are, above each of them."""
     _, height, width = image_shape
     scale = max(1, round(PANEL / height))
-    words = "the digit", "its reconstruction", "changed", "difference: red more, blue less"
+    words = "the digit", "its reconstruction", "changed", "difference (red: more)"
     cells = "".join(f'<span style="width:{width * scale}px;overflow:hidden">{text}</span>' for text in words)
-    return f'<div style="display:flex;gap:{scale}px;height:24px;white-space:nowrap">{cells}</div>'
+    return f'<div style="display:flex;gap:{scale}px;height:24px;font-size:14px;line-height:20px;white-space:nowrap">{cells}</div>'
 
 
 def _check(model: CapsNet, images: Tensor, labels: Tensor, spreads: Spreads | None) -> None:
@@ -461,7 +480,7 @@ class CapsuleExplorer(_InWords, widgets.VBox):
             self._scene = scene
             self._set_scene()
         for name, control in self._controls.items():
-            control.value = view.state[name]
+            control.value = OWN if view.state[name] is None else view.state[name]
         own = self.spreads.place(view.capsule, self._shown_label, self.units)
         real = self._counts.gather(1, bins(own)[:, None])[:, 0] > 0
         for row, knob, inside in zip(self._rows, self.knobs, real.tolist(), strict=True):
@@ -548,15 +567,13 @@ class CapsuleExplorer(_InWords, widgets.VBox):
             return
         self._history[self._slot] = view = self._shown
         frame, button = self._slots[self._slot].children
-        frame.draw(_enlarged(_rgb(view.changed[None])[0], 56))
-        button.disabled, button.tooltip = (
-            False,
-            f"back to the picture of class {view.state['label']}, above this button",
-        )
+        frame.draw(_enlarged(_rgb(view.changed[None])[0], THUMB))
+        button.disabled = False
+        button.tooltip = f"back to this picture of class {view.state['label']}"
         self._slot = (self._slot + 1) % len(self._history)
 
     def _say(self, text: str) -> None:
-        self._message.value = f'<div role="status" style="min-height:1.5em">{html.escape(text)}</div>'
+        self._message.value = f'<div role="status" style="min-height:28px;line-height:28px">{html.escape(text)}</div>'
 
     # The reader's names of dimensions
 
@@ -593,7 +610,7 @@ class CapsuleExplorer(_InWords, widgets.VBox):
 
     def _build(self) -> None:
         word, count = {"description_width": "initial"}, len(self._labels)
-        shown = [("the digit's own", None), *((str(j), j) for j in range(self.model.config.classes))]
+        shown = [("the digit's own", OWN), *((str(j), j) for j in range(self.model.config.classes))]
         wide, narrow = self._size("235px"), self._size("165px")
         self._controls = {
             "label": widgets.Dropdown(options=list(self._members), description="digit of class", layout=narrow),
@@ -605,14 +622,13 @@ class CapsuleExplorer(_InWords, widgets.VBox):
         }
         for name, control in self._controls.items():
             control.style, control.tooltip = word, TOOLTIPS[name]
-            self._when(control, functools.partial(setattr, self, name))
-        self._message, self._bars, self._caption = (
-            widgets.HTML(layout=self._size(w)) for w in ("auto", "210px", "auto")
-        )
+            self._when(control, lambda value, name=name: setattr(self, name, None if value == OWN else value))
+        self._message = widgets.HTML(layout=widgets.Layout(flex="1 1 400px", margin="2px 8px"))
+        self._bars, self._caption = widgets.HTML(layout=self._size("205px")), widgets.HTML()
         self._picture, self._sheet = Frame(), Frame()
+        self._sheet.draw(NOTHING)
         self._rows = [self._knob(d) for d in range(self.model.config.class_dim)]
         half = math.ceil(len(self._rows) / 2)
-        knobs = [widgets.VBox([row.box for row in rows]) for rows in (self._rows[:half], self._rows[half:])]
         self._slots = [self._slot_box(n) for n in range(len(self._history))]
         label, index, units, shown_class, morph, partner = self._controls.values()
         button = self._button
@@ -620,61 +636,68 @@ class CapsuleExplorer(_InWords, widgets.VBox):
             label,
             index,
             button("next", "the next digit of this class", lambda: self._another(self.index + 1)),
-            button("random", "a random digit of this class", lambda: self._another(random.randrange(count))),
+            button("random", "a random digit of this class", lambda: self._another(random.randrange(count)), "75px"),
             units,
-            button("random knobs", "turn every knob, by up to half its range", self._scatter, "110px"),
-            button("reset all", "every knob back to the digit's own value", self._reset, "80px"),
+            button("random knobs", "turn every knob, by up to half its range", self._scatter, "115px"),
+            button("reset all", "every knob back to the digit's own value", self._reset, "85px"),
         ]
         sweeps = [
-            button("all", "sweep every knob", lambda: self._show_sweep(None)),
-            button("one", "sweep the knob that was turned last", lambda: self._show_sweep(self._in_hand)),
+            button("all knobs", "sweep every knob", lambda: self._show_sweep(None), "85px"),
+            button("last knob", "sweep the knob that was turned last", lambda: self._show_sweep(self._in_hand), "85px"),
         ]
         path = widgets.Text("picture.png", description="file", tooltip="where to save the pictures, as a PNG file")
         saves = [
             path,
             button("save", "save the pictures", lambda: self._say(f"saved as {self.save(path.value)}")),
-            button("Python", "the setting as a line of Python", lambda: self._say(self.as_python())),
+            button("Python", "the setting as a line of Python", lambda: self._say(self.as_python()), "75px"),
         ]
-        more = {
-            "draw a digit": self._pad(),
+        panes = {
+            "knobs": _wrapped(
+                [widgets.VBox([row.box for row in part]) for part in (self._rows[:half], self._rows[half:])]
+            ),
+            "draw a digit": widgets.HBox([self._pad(), widgets.HTML(PAD_HELP)]),
             "sweep": widgets.VBox([widgets.HBox(sweeps), self._caption, self._sheet]),
-            "save": widgets.HBox(saves),
+            "save": _wrapped(saves),
         }
-        chosen = widgets.VBox([more["draw a digit"]])
-        tabs = widgets.ToggleButtons(options=list(more), tooltips=[f"below: {name}" for name in more])
-        self._when(tabs, lambda name: setattr(chosen, "children", [more[name]]))
+        tabs = widgets.ToggleButtons(options=list(panes), tooltips=[f"below: {name}" for name in panes])
+        tabs.style.button_width = "auto"
+
+        def turn_to(chosen: str) -> None:  # hidden, not taken away: 16 knobs are slow to make again
+            for name, pane in panes.items():
+                pane.layout.display = None if name == chosen else "none"
+
+        self._when(tabs, turn_to)
+        turn_to("knobs")
         pictures = widgets.VBox([widgets.HTML(_headings(self.model.config.image_shape)), self._picture])
+        past = widgets.HTML("the last pictures", layout=self._size("110px"))
         self.children = [
-            widgets.HBox(choose),
-            widgets.HBox([shown_class, morph, partner]),
-            widgets.HBox([pictures, self._bars]),
-            self._message,
-            widgets.HBox(knobs),
-            widgets.HTML("The last pictures: each number takes you back to the one above it."),
-            widgets.HBox(self._slots),
-            tabs,
-            chosen,
+            _wrapped(choose),
+            _wrapped([shown_class, morph, partner]),
+            _wrapped([pictures, self._bars]),
+            _wrapped([tabs, self._message]),
+            widgets.VBox(list(panes.values()), layout=widgets.Layout(min_height=f"{8 * ROW + 8}px")),
+            _wrapped([past, *self._slots]),
         ]
 
-    def _slot_box(self, n: int) -> widgets.VBox:
-        """A place in the history: a picture, and below it the button that goes back to it."""
+    def _slot_box(self, n: int) -> widgets.HBox:
+        """A place in the history: a picture, and beside it the button that goes back to it."""
         frame = Frame()
-        frame.layout = self._size("56px", "56px")
-        frame.draw(Image.new("RGB", (56, 56), "white"))
-        back = self._button(str(n + 1), "no picture here yet", lambda: self._leap(**self._history[n].state), "56px")
+        frame.layout = self._size(f"{THUMB}px", f"{THUMB}px")
+        frame.draw(NOTHING)
+        back = self._button(str(n + 1), "no picture here yet", lambda: self._leap(**self._history[n].state), "30px")
         back.disabled = True
-        return widgets.VBox([frame, back])
+        return widgets.HBox([frame, back])
 
     def _knob(self, d: int) -> "_Knob":
         name = widgets.Text(description=str(d), placeholder="your name for it", continuous_update=False)
         name.layout, name.style = self._size("150px"), {"description_width": "20px"}
         name.tooltip = f"what you call number {d}, such as stroke thickness; it is kept in {self._names_file}"
-        slider = widgets.FloatSlider(readout=False, layout=self._size(f"{SLIDER}px"))
-        above, value = widgets.HTML(layout=self._size("auto", "18px")), widgets.HTML(layout=self._size("110px"))
+        slider = widgets.FloatSlider(readout=False, layout=self._size(f"{SLIDER}px", "20px"))
+        above, value = widgets.HTML(layout=self._size(f"{SLIDER}px", "16px")), widgets.HTML(layout=self._size("135px"))
         reset = self._button("↺", f"number {d} back to the digit's own value", lambda: self._reset(d), "32px")
         self._when(name, lambda text: self._name(d, text.strip()))
         self._when(slider, lambda knob: setattr(self, "knobs", [*self.knobs[:d], knob, *self.knobs[d + 1 :]]))
-        box = widgets.HBox([name, widgets.VBox([above, slider]), value, reset], layout=self._size("auto", "46px"))
+        box = widgets.HBox([name, widgets.VBox([above, slider]), value, reset], layout=self._size("auto", f"{ROW}px"))
         return _Knob(box, name, above, slider, value)
 
     def _button(self, text: str, tooltip: str, action: Callable[[], object], width: str = "65px") -> widgets.Button:

@@ -238,10 +238,10 @@ def test_where_no_real_digit_lies_is_judged_dimension_by_dimension(small, digits
 def test_a_histogram_puts_the_digits_own_value_under_the_sliders_middle():
     counts = torch.zeros(24)
     counts[15] = 5  # digits at 1 to 1.33 standard deviations
-    svg = explorer.histogram(counts, 1.0, 4.0, 1.0, 218, "words & more")
-    assert "V0.0H117.3" in svg and "H109.0" in svg  # a slider of 200 pixels, 0 at 109, 25 pixels a standard deviation
+    svg = explorer.histogram(counts, 1.0, 4.0, 1.0, 212, "words & more")
+    assert "V0.0H114.3" in svg and "H106.0" in svg  # a slider of 200 pixels, 0 at 106, 25 pixels a standard deviation
     assert 'aria-label="words &amp; more"' in svg
-    assert "V0.0H175.7" in explorer.histogram(counts, 1.0, 0.25, 0.5, 218, "")[:2000]
+    assert "V0.0H172.7" in explorer.histogram(counts, 1.0, 0.25, 0.5, 212, "")[:2000]
 
 
 def test_sheet_and_row_are_the_decoders_pictures(shown, small, digits, monkeypatch):
@@ -296,6 +296,13 @@ def turn_to(shown, name):
     tabs.value = name
 
 
+def test_of_knobs_pad_sweep_and_save_the_chosen_one_is_seen(shown):
+    panes = shown.children[4].children
+    assert [pane.layout.display for pane in panes] == [None, "none", "none", "none"]
+    turn_to(shown, "sweep")
+    assert [pane.layout.display for pane in panes] == ["none", "none", None, "none"]
+
+
 def test_buttons_and_controls_set_the_state(shown, monkeypatch):
     press(shown, "next")
     assert shown.index == 1
@@ -325,6 +332,7 @@ def test_buttons_and_controls_set_the_state(shown, monkeypatch):
         shown._controls[name].value = value
         assert getattr(shown, name) == value
     assert message(shown) == "" and shown._controls["morph"].value == 0
+    assert shown.shown_class is None and shown._controls["shown_class"].label == "the digit's own"
 
 
 def test_the_history_keeps_what_each_control_led_to_and_goes_back(shown):
@@ -404,8 +412,8 @@ def test_a_sweep_is_shown_for_all_knobs_or_for_the_one_turned_last(shown):
     turn_to(shown, "sweep")
     shown._rows[3].slider.value = 1.0
     for button, picture, words in [
-        ("all", shown.sheet(), "Each row turns one dimension"),
-        ("one", shown.row(3), "Dimension 3"),
+        ("all knobs", shown.sheet(), "Each row turns one dimension"),
+        ("last knob", shown.row(3), "Dimension 3"),
     ]:
         press(shown, button)
         assert Image.open(io.BytesIO(shown._sheet.value)).tobytes() == picture.tobytes()
@@ -574,7 +582,7 @@ def test_pictures_are_worked_out_by_one_thread_and_the_readers_setting_stays(sho
 
 
 def test_everything_has_a_label_in_words(shown):
-    for widget in [w for name in ("draw a digit", "sweep", "save") for w in (turn_to(shown, name), *controls(shown))]:
+    for widget in controls(shown):
         if isinstance(
             widget, (widgets.Button, widgets.Dropdown, widgets.Text, widgets.FloatSlider, widgets.BoundedIntText)
         ):

@@ -421,7 +421,7 @@ def test_environment_is_in_step_with_pyproject():
         *project["optional-dependencies"]["test"],
         f"python{project['requires-python']}",
     ]
-    conda_names = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
+    conda_names = {"torch": "pytorch", "matplotlib": "matplotlib-base", "playwright": "playwright-python"}
     wanted = {re.sub(r"^[a-z]+", lambda m: conda_names.get(m[0], m[0]), line) for line in wanted}
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     *listed, own = environment["dependencies"]
