@@ -2,6 +2,7 @@
 
     python -m capsule_lib.bench                  the routing layer, and a training step of the paper's network
     python -m capsule_lib.bench --pixels 256     the largest batch at 256 x 256 x 3 that two steps can train in 20 GiB
+    python -m capsule_lib.bench --explorer       from a knob of the explorer to its new picture
 
 Every measurement has a process of its own, so that no form inherits memory from another. Forms take turns, and a time is
 the median over all turns: compare the forms of one run, not the times of two.
@@ -21,12 +22,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from capsule_lib.data import load_digits
 from capsule_lib.device import choose_device, describe_machine, has_bfloat16
 from capsule_lib.layers import DigitCaps
 from capsule_lib.losses import margin_loss, reconstruction_loss
 from capsule_lib.model import PRESETS, CapsNet
 from capsule_lib.routing import dynamic_routing, squash
-from capsule_lib.weights import write_whole
+from capsule_lib.weights import load_pretrained, write_whole
 
 K, J, D = 8, 10, 16  # the paper's capsules
 LAYERS = [(1152, 32), (1152, 128), (4608, 32)]  # input capsules (28 and 40 pixels) and images
@@ -259,16 +261,53 @@ def largest_batches(pixels: int, gib: float) -> dict:
     return result
 
 
+def measure_explorer(name: str, moves: int = 200) -> dict:
+    """Milliseconds from a knob's new value to the new picture's PNG bytes, class lengths included; and for a sweep sheet."""
+    from capsule_lib.explorer import CapsuleExplorer  # here, because the other measurements need no widgets
+    from capsule_lib.spreads import load_spreads
+
+    shown = CapsuleExplorer(load_pretrained(name), load_digits("shipped", "test"), load_spreads(name), label=4)
+
+    def milliseconds(act: Callable) -> float:
+        start = time.perf_counter()
+        act()
+        return 1e3 * (time.perf_counter() - start)
+
+    def turn(n: int) -> None:
+        shown.knobs = [(n % 33 - 16) / 8 if d == n % len(shown.knobs) else 0.0 for d in range(len(shown.knobs))]
+
+    turns = sorted(milliseconds(lambda n=n: turn(n)) for n in range(moves))
+    sheets = sorted(milliseconds(shown.sheet) for _ in range(20))
+    result = {"network": name, "knob_ms": turns[moves // 2], "knob_95_ms": turns[moves * 95 // 100]}
+    return {**result, "sheet_ms": sheets[10], "sheet_95_ms": sheets[19]}
+
+
+def explorer_times() -> dict:
+    """`measure_explorer` of the networks that ship. Prints as it goes."""
+    result = {"machine": describe_machine(torch.device("cpu")), "explorer": []}
+    for name in PRESETS:
+        result["explorer"].append(row := in_own_process(measure_explorer, name))
+        print(
+            f"{name:6} a knob to its picture: median {row['knob_ms']:.0f} ms, 95 % within {row['knob_95_ms']:.0f} ms;"
+            f"  sheet: median {row['sheet_ms']:.0f} ms, 95 % within {row['sheet_95_ms']:.0f} ms"
+        )
+    return result
+
+
 def main() -> int:
     parser = argparse.ArgumentParser("python -m capsule_lib.bench", description="What routing costs on this machine.")
     parser.add_argument("--pixels", type=int, help="instead: the largest batch of coloured pictures of this size")
+    parser.add_argument("--explorer", action="store_true", help="instead: how fast the explorer answers")
     parser.add_argument(
         "--gib", type=float, default=20, help="with --pixels: memory that the process may hold (default: 20)"
     )
     parser.add_argument("--turns", type=int, default=3, help="how often each form is measured (default: 3)")
     parser.add_argument("--out", type=Path, help="also write the result to this file, as JSON")
     given = parser.parse_args()
-    result = largest_batches(given.pixels, given.gib) if given.pixels else bench(given.turns)
+    if given.explorer:
+        result = explorer_times()
+    else:
+        result = largest_batches(given.pixels, given.gib) if given.pixels else bench(given.turns)
     if given.out:
         given.out.parent.mkdir(parents=True, exist_ok=True)
         write_whole({given.out: (json.dumps(result, indent=1) + "\n").encode()})

@@ -26,6 +26,7 @@ from torch import Tensor
 from capsule_lib.losses import one_hot
 from capsule_lib.model import CapsNet
 from capsule_lib.plots import Frame, _InWords, png
+from capsule_lib.shape import effects
 from capsule_lib.spreads import EDGES, Spreads, bins, capsules_of, device_of, measure_spreads
 from capsule_lib.weights import write_whole
 
@@ -625,7 +626,7 @@ class CapsuleExplorer(_InWords, widgets.VBox):
             self._when(control, lambda value, name=name: setattr(self, name, None if value == OWN else value))
         self._message = widgets.HTML(layout=widgets.Layout(flex="1 1 400px", margin="2px 8px"))
         self._bars, self._caption = widgets.HTML(layout=self._size("205px")), widgets.HTML()
-        self._picture, self._sheet = Frame(), Frame()
+        self._picture, self._sheet, self._effects = Frame(), Frame(), widgets.HTML()
         self._sheet.draw(NOTHING)
         self._rows = [self._knob(d) for d in range(self.model.config.class_dim)]
         half = math.ceil(len(self._rows) / 2)
@@ -657,6 +658,9 @@ class CapsuleExplorer(_InWords, widgets.VBox):
             ),
             "draw a digit": widgets.HBox([self._pad(), widgets.HTML(PAD_HELP)]),
             "sweep": widgets.VBox([widgets.HBox(sweeps), self._caption, self._sheet]),
+            "measure": widgets.VBox(
+                [button("measure", "what each dimension does to the drawing", self._measure, "90px"), self._effects]
+            ),
             "save": _wrapped(saves),
         }
         tabs = widgets.ToggleButtons(options=list(panes), tooltips=[f"below: {name}" for name in panes])
@@ -729,6 +733,10 @@ class CapsuleExplorer(_InWords, widgets.VBox):
         self._sheet.draw(self.sheet() if d is None else self.row(d))
         rows = f"Each row turns one {self._kind}" if d is None else f"{self._kind.capitalize()} {d} is turned"
         self._caption.value = f"{rows} of a digit of class {self.label} through its whole range, in {self.units}."
+
+    def _measure(self) -> None:
+        label = self._shown_label
+        self._effects.value = effects(self.model, self._images, self._labels, label)._repr_html_()
 
     def _pad(self) -> widgets.Widget:
         try:

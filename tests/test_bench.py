@@ -7,8 +7,9 @@ import sys
 import psutil
 import pytest
 import torch
+from PIL import Image
 
-from capsule_lib import CapsNet, bench
+from capsule_lib import CapsNet, bench, explorer
 from capsule_lib.model import PRESETS
 
 
@@ -86,6 +87,13 @@ def test_the_table_and_its_file_hold_the_ratios(monkeypatch, tmp_path, capsys):
     assert [row["times_faster"] for row in result["layers"][:3]] == pytest.approx([1, 2, 0.8 / 0.22])
     assert "3.6x" in capsys.readouterr().out and len(result["steps"]) >= 3
     assert len(result["layers"]) == 9 * len(result["machines"])
+
+
+def test_the_explorers_answer_is_timed_with_its_picture_drawn(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(explorer, "strip", lambda *args: drawn.append(args) or Image.new("RGB", (9, 9)))
+    row = bench.measure_explorer("small", moves=40)
+    assert len(drawn) >= 40 and 0 < row["knob_ms"] <= row["knob_95_ms"] and 0 < row["sheet_ms"] <= row["sheet_95_ms"]
 
 
 @pytest.mark.gpu

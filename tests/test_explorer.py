@@ -20,6 +20,7 @@ from capsule_lib import CapsNet, CapsNetConfig, explorer, load_digits, load_pret
 from capsule_lib import spreads as spreads_file
 from capsule_lib.explorer import LIMITS, CapsuleExplorer
 from capsule_lib.plots import INTERACTIVE
+from capsule_lib.shape import effects
 from capsule_lib.spreads import EDGES, load_spreads, measure_spreads, save_spreads
 
 SEVEN = [[[0.2, 0.2], [0.8, 0.2], [0.4, 0.9]]]
@@ -298,9 +299,9 @@ def turn_to(shown, name):
 
 def test_of_knobs_pad_sweep_and_save_the_chosen_one_is_seen(shown):
     panes = shown.children[4].children
-    assert [pane.layout.display for pane in panes] == [None, "none", "none", "none"]
+    assert [pane.layout.display for pane in panes] == [None, "none", "none", "none", "none"]
     turn_to(shown, "sweep")
-    assert [pane.layout.display for pane in panes] == ["none", "none", None, "none"]
+    assert [pane.layout.display for pane in panes] == ["none", "none", None, "none", "none"]
 
 
 def test_buttons_and_controls_set_the_state(shown, monkeypatch):
@@ -421,6 +422,15 @@ def test_a_sweep_is_shown_for_all_knobs_or_for_the_one_turned_last(shown):
     turn_to(shown, "save")
     press(shown, "Python")
     assert message(shown) == shown.as_python()
+
+
+def test_what_each_dimension_does_is_measured_for_the_class_that_is_decoded(shown, small, digits):
+    turn_to(shown, "measure")
+    press(shown, "measure")
+    assert shown._effects.value == effects(small[0], *digits, 4)._repr_html_()
+    shown.shown_class = 7
+    press(shown, "measure")
+    assert shown._effects.value == effects(small[0], *digits, 7)._repr_html_() and "class 7" in shown._effects.value
 
 
 # Drawing by hand, bad input, bursts
