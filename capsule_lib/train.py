@@ -51,6 +51,9 @@ def main() -> int:
         code = run(out, resume, given)
         if dist.is_initialized():
             dist.barrier()  # who leaves first closes connections that the others still use
+            # Everything is written. Taking the process group's threads down aborts a process now and then, so leave without.
+            sys.stdout.flush(), sys.stderr.flush()
+            os._exit(code)
         return code
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"\nerror: {error}", file=sys.stderr)
