@@ -32,12 +32,8 @@ from capsule_lib.weights import write_whole
 
 LIMITS = {"standard deviations": 4.0, "raw": 0.25, "principal axes": 4.0}  # a knob lies between -limit and +limit
 STEPS = torch.arange(-5, 6) / 5  # of a sweep, as shares of the limit: 11 columns, as in the paper's figure 4
-PANEL, SLIDER, ROW, THUMB = (
-    196,
-    200,
-    38,
-    44,
-)  # pixels: a picture's height, a slider's width, the heights of a knob, a past picture
+# In pixels: a picture's height, a slider's width, the heights of a knob's row and of a past picture.
+PANEL, SLIDER, ROW, THUMB = 196, 200, 38, 44
 
 
 def lengths_of(net: CapsNet, images: Tensor) -> Tensor:
@@ -166,8 +162,6 @@ TOOLTIPS = {
     "morph": "how far the capsule is moved to that of another digit of the class, from 0 to 1",
     "partner": "the digit of the same class that morph leads to",
 }
-
-
 PAD_HELP = (
     '<div style="padding:8px;line-height:20px">Draw with mouse, pen or finger.<br>After each stroke, the drawing is '
     "centred and scaled as MNIST's digits were,<br>and becomes the digit above, of the class that the network reads.</div>"
@@ -317,9 +311,8 @@ class CapsuleExplorer(_InWords, widgets.VBox):
         self._members = {j: (self._labels == j).nonzero()[:, 0].tolist() for j in sorted(set(self._labels.tolist()))}
         self._names_file = Path(names_file or "capsule_names.json")
         weight = model.digit_caps.weight.detach().float().cpu().numpy()
-        self._network = hashlib.sha256(weight.tobytes()).hexdigest()[
-            :8
-        ]  # each network's dimensions have their own names
+        # Each network's dimensions have their own names.
+        self._network = hashlib.sha256(weight.tobytes()).hexdigest()[:8]
         self._digit = self._view = self._shown = self._timer = self._hand = None
         self._soonest = self._latest = 0.0  # when the next picture may be drawn, and when it must
         self._in_hand = self._slot = 0
