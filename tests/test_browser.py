@@ -18,7 +18,8 @@ from PIL import Image
 from test_drawing import DIGITS
 
 from capsule_lib import load_digits, load_pretrained
-from capsule_lib.explorer import PANEL, CapsuleExplorer, strip
+from capsule_lib.explorer import CapsuleExplorer
+from capsule_lib.pictures import PANEL, strip
 from capsule_lib.spreads import load_spreads
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")

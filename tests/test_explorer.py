@@ -16,12 +16,12 @@ import torch
 import traitlets
 from PIL import Image
 
-from capsule_lib import CapsNet, CapsNetConfig, explorer, load_digits, load_pretrained
+from capsule_lib import CapsNet, CapsNetConfig, explorer, load_digits, load_pretrained, pictures
 from capsule_lib import spreads as spreads_file
-from capsule_lib.explorer import LIMITS, CapsuleExplorer
+from capsule_lib.explorer import CapsuleExplorer
 from capsule_lib.plots import INTERACTIVE
 from capsule_lib.shape import effects
-from capsule_lib.spreads import EDGES, load_spreads, measure_spreads, save_spreads
+from capsule_lib.spreads import EDGES, LIMITS, load_spreads, measure_spreads, save_spreads
 
 SEVEN = [[[0.2, 0.2], [0.8, 0.2], [0.4, 0.9]]]
 
@@ -239,10 +239,10 @@ def test_where_no_real_digit_lies_is_judged_dimension_by_dimension(small, digits
 def test_a_histogram_puts_the_digits_own_value_under_the_sliders_middle():
     counts = torch.zeros(24)
     counts[15] = 5  # digits at 1 to 1.33 standard deviations
-    svg = explorer.histogram(counts, 1.0, 4.0, 1.0, 212, "words & more")
+    svg = pictures.histogram(counts, 1.0, 4.0, 1.0, 212, "words & more")
     assert "V0.0H114.3" in svg and "H106.0" in svg  # a slider of 200 pixels, 0 at 106, 25 pixels a standard deviation
     assert 'aria-label="words &amp; more"' in svg
-    assert "V0.0H172.7" in explorer.histogram(counts, 1.0, 0.25, 0.5, 212, "")[:2000]
+    assert "V0.0H172.7" in pictures.histogram(counts, 1.0, 0.25, 0.5, 212, "")[:2000]
 
 
 def test_sheet_and_row_are_the_decoders_pictures(shown, small, digits, monkeypatch):
@@ -261,7 +261,7 @@ def test_sheet_and_row_are_the_decoders_pictures(shown, small, digits, monkeypat
 def test_a_sheet_is_drawn_as_rows_and_columns():
     images = torch.zeros(2, 11, 1, 28, 28)
     images[1, 10] = 1
-    page = np.asarray(explorer.sheet_picture(images, [3, 4], "raw"))
+    page = np.asarray(pictures.sheet_picture(images, [3, 4], "raw"))
     assert page.shape == (24 + 2 * 58, 24 + 11 * 58, 3)
     assert (page[24 + 58 : -2, 24 + 10 * 58 : -2] == 0).all()
     assert (page[24 : 24 + 58, 24:] == 255).all()
@@ -559,7 +559,7 @@ def test_of_a_burst_only_the_last_position_is_drawn_and_results_are_never_stale(
 
     last = asyncio.run(burst())
     assert shown.knobs[3] == 1.99 and last.equal(shown.changed) and 1 <= len(drawn) <= 2
-    expected = explorer.strip(shown.original, shown.reconstruction, last, explorer.PANEL)
+    expected = pictures.strip(shown.original, shown.reconstruction, last, pictures.PANEL)
     assert drawn[-1].tobytes() == expected.tobytes() and "+1.99 sd" in shown._rows[3].value.value
 
 
