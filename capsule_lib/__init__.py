@@ -10,7 +10,7 @@ Shape letters, the same everywhere:
     J  output capsules (classes)      D        numbers in an output capsule
 """
 
-from capsule_lib.data import load_digits, random_shift
+from capsule_lib.data import digit_sets, load_digits, random_shift
 from capsule_lib.device import set_up
 from capsule_lib.layers import Decoder, DigitCaps, PrimaryCaps
 from capsule_lib.losses import margin_loss, reconstruction_loss
@@ -25,6 +25,7 @@ __all__ = [
     "Decoder",
     "DigitCaps",
     "PrimaryCaps",
+    "digit_sets",
     "dynamic_routing",
     "evaluate",
     "load_digits",

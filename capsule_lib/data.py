@@ -4,6 +4,8 @@ import hashlib
 import math
 import os
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -46,6 +48,19 @@ def load_digits(name: str = "shipped", split: str = "train") -> tuple[Tensor, Te
     else:
         raise ValueError(f"no data set {name!r}: choose 'shipped', 'mnist' or 'fashion'")
     return images[:, None].float() / 255, labels.long()
+
+
+def digit_sets() -> dict[str, Callable[[], tuple[Tensor, Tensor]]]:
+    """The sets of MNIST's digits that are at hand without a download, by name; each a function that loads it.
+
+    Always 'shipped', the 1,000 test digits of the course; where there is MNIST, 'MNIST test' and 'MNIST training' too.
+    """
+    sets = {"shipped": ("shipped", "test"), "MNIST test": ("mnist", "test"), "MNIST training": ("mnist", "train")}
+    return {
+        title: partial(load_digits, name, split)
+        for title, (name, split) in sets.items()
+        if name == "shipped" or _find_whole("MNIST", split)
+    }
 
 
 def random_shift(images: Tensor, max_shift: int = 2) -> Tensor:
@@ -105,14 +120,10 @@ def _load_whole(name: str, split: str) -> tuple[Tensor, Tensor]:
 
     readers = datasets.mnist.read_image_file, datasets.mnist.read_label_file
     dataset = {"mnist": datasets.MNIST, "fashion": datasets.FashionMNIST}[name]
-    stem = "train" if split == "train" else "t10k"
-    files = [f"{stem}-{kind}" for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")]
-    roots = [Path(folder) for folder in (os.environ.get("CAPSULE_DATA"), DATA) if folder]
-    root = next((r for r in roots if all((r / dataset.__name__ / "raw" / f).is_file() for f in files)), None)
-    if root is None:
-        root = _download(dataset, roots)
+    root = _find_whole(dataset.__name__, split) or _download(dataset)
     folder = root / dataset.__name__ / "raw"
     remedy = "delete that folder so that it can be downloaded again, or use load_digits('shipped')"
+    files = _files(split)
     if name == "mnist":
         for file in files:
             read_verified(folder / file, MNIST_SHA256[file], remedy)
@@ -127,14 +138,28 @@ def _load_whole(name: str, split: str) -> tuple[Tensor, Tensor]:
     return images, labels
 
 
-def _download(dataset: type, roots: list[Path]) -> Path:
+def _files(split: str) -> list[str]:
+    stem = "train" if split == "train" else "t10k"
+    return [f"{stem}-{kind}" for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")]
+
+
+def _roots() -> list[Path]:
+    return [Path(folder) for folder in (os.environ.get("CAPSULE_DATA"), DATA) if folder]
+
+
+def _find_whole(folder: str, split: str) -> Path | None:
+    """Under which folder this machine has a whole set."""
+    return next((r for r in _roots() if all((r / folder / "raw" / f).is_file() for f in _files(split))), None)
+
+
+def _download(dataset: type) -> Path:
     """Fetch a whole set into `data/`. It appears there whole or not at all."""
     try:
         with tempfile.TemporaryDirectory(dir=DATA) as aside:
             dataset(aside, download=True)
             os.rename(Path(aside) / dataset.__name__, DATA / dataset.__name__)
     except (OSError, RuntimeError) as error:
-        wanted = " and ".join(str(root / dataset.__name__ / "raw") for root in roots)
+        wanted = " and ".join(str(root / dataset.__name__ / "raw") for root in _roots())
         raise FileNotFoundError(
             f"{dataset.__name__} is not in {wanted}, and the download failed ({error}). Set CAPSULE_DATA to a folder "
             f"that holds {dataset.__name__}/raw/train-images-idx3-ubyte and so on, or use load_digits('shipped')"

@@ -89,6 +89,7 @@ def _one_thread() -> Iterator[None]:
 OWN = -1  # stands for None in a drop-down list, which would show None as an empty line
 NOTHING = Image.new("RGBA", (1, 1))  # a picture that isn't there yet: without one, pages show a torn image
 TOOLTIPS = {
+    "source": "the set that the digits are chosen from",
     "label": "the class of the digit",
     "index": "which digit of its class",
     "units": "what the knobs are measured in",
@@ -155,12 +156,14 @@ class CapsuleExplorer(_InWords, widgets.VBox):
 
     Args:
         model: any CapsNet with a decoder, on any device.
-        digits: images [N, C, H, W] in 0..1 and their labels [N].
-        spreads: of `measure_spreads` or `load_spreads`; None measures them on these digits, which need every class.
+        digits: images [N, C, H, W] in 0..1 and their labels [N]; or several such sets for a menu: a dict of functions
+            that load them, such as that of `digit_sets`.
+        spreads: of `measure_spreads` or `load_spreads`; None measures them on the (first) digits, which need every class.
         names_file: the JSON file that keeps the reader's names of dimensions: capsule_names.json, here, unless said.
         state: any of the traits below, to begin with.
 
     Its state, to be set at any time; a wrong value raises TraitError and changes nothing:
+        source: which set of digits, by its name in the dict. Another one puts all else back, but for the label.
         label, index: the digit, number `index` of class `label`. A new label puts all else back.
         strokes: a drawing that stands in for that digit; see `draw`. An empty list: none.
         shown_class: the class whose capsule is decoded; None is that of the label.
@@ -175,6 +178,7 @@ class CapsuleExplorer(_InWords, widgets.VBox):
         ValueError: no decoder, or digits or spreads that don't fit the network.
     """
 
+    source = traitlets.Unicode()
     label = traitlets.Int()
     strokes = traitlets.List()
     index = traitlets.Int()
@@ -183,8 +187,8 @@ class CapsuleExplorer(_InWords, widgets.VBox):
     units = traitlets.Enum(list(LIMITS), "standard deviations")
     morph = traitlets.Float(0.0)
     knobs = traitlets.List(traitlets.Float())
-    # In this order they can be set: index is judged by label, knobs by units.
-    STATE = "label", "strokes", "index", "partner", "shown_class", "units", "morph", "knobs"
+    # In this order they can be set: label is judged by source, index by label, knobs by units.
+    STATE = "source", "label", "strokes", "index", "partner", "shown_class", "units", "morph", "knobs"
 
     capsule = property(lambda self: self._now().capsule)
     original = property(lambda self: self._now().original)
@@ -195,19 +199,19 @@ class CapsuleExplorer(_InWords, widgets.VBox):
     def __init__(
         self,
         model: CapsNet,
-        digits: tuple,
+        digits: tuple | dict,
         spreads: Spreads | None = None,
         names_file: str | Path | None = None,
         **state,
     ):
         self._setting = True  # nothing is drawn until everything is there
         super().__init__()
-        _check(model, *digits, spreads)
         if unknown := state.keys() - set(self.STATE):
             raise ValueError(f"the explorer's state has no {unknown.pop()!r}: it has {', '.join(self.STATE)}")
-        self.model, (self._images, self._labels), self._spreads_given = model, digits, spreads is not None
-        self.spreads = spreads or measure_spreads(model, *digits)
-        self._members = {j: (self._labels == j).nonzero()[:, 0].tolist() for j in sorted(set(self._labels.tolist()))}
+        self.model, self.spreads, self._spreads_given = model, spreads, spreads is not None
+        self._sets = digits if isinstance(digits, dict) else {"given": lambda: digits}
+        self._take(next(iter(self._sets)))
+        self.spreads = spreads or measure_spreads(model, self._images, self._labels)
         self._names_file = Path(names_file or "capsule_names.json")
         weight = model.digit_caps.weight.detach().float().cpu().numpy()
         # Each network's dimensions have their own names.
@@ -219,9 +223,28 @@ class CapsuleExplorer(_InWords, widgets.VBox):
         self._size = functools.cache(_fixed)  # widgets of one size share its layout: there are hundreds
         self._build()
         self._say("")
-        self._put(**{"label": next(iter(self._members)), "knobs": self._zeros} | state)
+        self._put(**{"source": self._taken, "label": next(iter(self._members)), "knobs": self._zeros} | state)
+
+    def _take(self, source: str) -> None:
+        """Load a set of digits, from which they are then chosen."""
+        images, labels = self._sets[source]()
+        _check(self.model, images, labels, self.spreads)
+        self._images, self._labels, self._taken = images, labels, source
+        self._members = {j: (labels == j).nonzero()[:, 0].tolist() for j in sorted(set(labels.tolist()))}
 
     # State
+
+    @traitlets.validate("source")
+    def _at_hand(self, proposal):
+        if proposal.value not in self._sets:
+            known = ", ".join(map(repr, self._sets))
+            raise traitlets.TraitError(f"there are no digits {proposal.value!r} here: choose from {known}")
+        if proposal.value != self._taken:
+            try:
+                self._take(proposal.value)
+            except (ValueError, OSError) as error:
+                raise traitlets.TraitError(f"the digits {proposal.value!r} can't be had: {error}") from error
+        return proposal.value
 
     @traitlets.validate("label")
     def _known(self, proposal):
@@ -275,7 +298,14 @@ class CapsuleExplorer(_InWords, widgets.VBox):
             self._remember()
         self._hand = hand
         unturned = {"knobs": self._zeros}
-        also = {"label": self._fresh, "index": {"strokes": []}, "shown_class": unturned, "units": unturned}
+        label = self.label if self.label in self._members else next(iter(self._members))
+        also = {
+            "source": {"label": label} | self._fresh,
+            "label": self._fresh,
+            "index": {"strokes": []},
+            "shown_class": unturned,
+            "units": unturned,
+        }
         self._put(**also.get(change.name, {}))
 
     def _put(self, **state) -> None:
@@ -303,12 +333,12 @@ class CapsuleExplorer(_InWords, widgets.VBox):
 
     @property
     def _fresh(self) -> dict:
-        """What a digit of another class begins with."""
+        """What a digit of another set or class begins with."""
         return {"strokes": [], "index": 0, "partner": 0, "shown_class": None, "morph": 0.0, "knobs": self._zeros}
 
     @property
     def _chosen(self) -> tuple:
-        return self.label, self.index, self.partner, self.strokes
+        return self.source, self.label, self.index, self.partner, self.strokes
 
     @property
     def _kind(self) -> str:
@@ -384,6 +414,8 @@ class CapsuleExplorer(_InWords, widgets.VBox):
     def _set_scene(self) -> None:
         """Fit controls and histograms to another digit, class or unit."""
         label, limit, last = self._shown_label, LIMITS[self.units], len(self._members[self.label]) - 1
+        if self._controls["label"].options != (classes := tuple(self._members)):
+            self._controls["label"].options = classes
         self._controls["index"].max = self._controls["partner"].max = last
         self._counts = (self.spreads.axis_counts if self._kind == "axis" else self.spreads.counts)[label]
         base = self._now().capsule - self.spreads.shift(torch.tensor(self.knobs), label, self.units)
@@ -443,7 +475,7 @@ class CapsuleExplorer(_InWords, widgets.VBox):
 
     def as_python(self) -> str:
         """A line of Python that rebuilds what is shown, given the same `model`, `digits` and, if there were any, `spreads`."""
-        fresh = {"units": "standard deviations"} | self._fresh
+        fresh = {"source": next(iter(self._sets)), "units": "standard deviations"} | self._fresh
         given = ["model", "digits", *["spreads"] * self._spreads_given]
         given += [f"{name}={value!r}" for name, value in self._state.items() if name == "label" or value != fresh[name]]
         return f"CapsuleExplorer({', '.join(given)})"
@@ -502,16 +534,17 @@ class CapsuleExplorer(_InWords, widgets.VBox):
     # The controls
 
     def _build(self) -> None:
-        word, count = {"description_width": "initial"}, len(self._labels)
+        word = {"description_width": "initial"}
         shown = [("the digit's own", OWN), *((str(j), j) for j in range(self.model.config.classes))]
         wide, narrow = self._size("235px"), self._size("165px")
         self._controls = {
+            "source": widgets.Dropdown(options=list(self._sets), description="from", layout=self._size("175px")),
             "label": widgets.Dropdown(options=list(self._members), description="digit of class", layout=narrow),
-            "index": widgets.BoundedIntText(0, 0, count, description="its number", layout=narrow),
+            "index": widgets.BoundedIntText(description="its number", layout=narrow),
             "units": widgets.Dropdown(options=list(LIMITS), description="knobs in", layout=wide),
             "shown_class": widgets.Dropdown(options=shown, description="what if it were a", layout=wide),
             "morph": widgets.FloatSlider(min=0, max=1, step=0.01, description="morph", layout=wide),
-            "partner": widgets.BoundedIntText(0, 0, count, description="towards number", layout=narrow),
+            "partner": widgets.BoundedIntText(description="towards number", layout=narrow),
         }
         for name, control in self._controls.items():
             control.style, control.tooltip = word, TOOLTIPS[name]
@@ -523,13 +556,21 @@ class CapsuleExplorer(_InWords, widgets.VBox):
         self._rows = [self._knob(d) for d in range(self.model.config.class_dim)]
         half = math.ceil(len(self._rows) / 2)
         self._slots = [self._slot_box(n) for n in range(len(self._history))]
-        label, index, units, shown_class, morph, partner = self._controls.values()
+        source, label, index, units, shown_class, morph, partner = self._controls.values()
         button = self._button
-        choose = [
+        which_digit = [
             label,
             index,
+            *[source] * (len(self._sets) > 1),
             button("next", "the next digit of this class", lambda: self._another(self.index + 1)),
-            button("random", "a random digit of this class", lambda: self._another(random.randrange(count)), "75px"),
+            button(
+                "random", "a random digit of this class", lambda: self._another(random.randrange(len(self._labels)))
+            ),
+            morph,
+            partner,
+        ]
+        which_knobs = [
+            shown_class,
             units,
             button("random knobs", "turn every knob, by up to half its range", self._scatter, "115px"),
             button("reset all", "every knob back to the digit's own value", self._reset, "85px"),
@@ -567,8 +608,8 @@ class CapsuleExplorer(_InWords, widgets.VBox):
         pictures = widgets.VBox([widgets.HTML(headings(self.model.config.image_shape)), self._picture])
         past = widgets.HTML("the last pictures", layout=self._size("110px"))
         self.children = [
-            _wrapped(choose),
-            _wrapped([shown_class, morph, partner]),
+            _wrapped(which_digit),
+            _wrapped(which_knobs),
             _wrapped([pictures, self._bars]),
             _wrapped([tabs, self._message]),
             widgets.VBox(list(panes.values()), layout=widgets.Layout(min_height=f"{8 * ROW + 8}px")),
@@ -611,6 +652,7 @@ class CapsuleExplorer(_InWords, widgets.VBox):
             action(*args)
         except Exception as error:  # a callback's error would otherwise end in a log that nobody reads
             self._say(str(error) or type(error).__name__)
+            self._draw_soon()  # a control that was turned in vain goes back
 
     def _another(self, index: int) -> None:
         self._leap(strokes=[], index=index % len(self._members[self.label]))
@@ -628,7 +670,8 @@ class CapsuleExplorer(_InWords, widgets.VBox):
 
     def _measure(self) -> None:
         label = self._shown_label
-        self._effects.value = effects(self.model, self._images, self._labels, label)._repr_html_()
+        some = self._members.get(label, [])[:400]  # more would take longer and say the same
+        self._effects.value = effects(self.model, self._images[some], self._labels[some], label)._repr_html_()
 
     def _pad(self) -> widgets.Widget:
         try:

@@ -336,6 +336,57 @@ def test_buttons_and_controls_set_the_state(shown, monkeypatch):
     assert shown.shown_class is None and shown._controls["shown_class"].label == "the digit's own"
 
 
+def test_digits_can_be_chosen_from_several_sets(small, digits, tmp_path):
+    images, labels = digits
+    odd = labels % 2 == 1  # a set that lacks some classes
+    sets = {"all": lambda: digits, "odd": lambda: (images[odd].flip(0), labels[odd].flip(0))}
+    shown = CapsuleExplorer(small[0], sets, small[1], tmp_path / "n.json", label=3, index=2, knobs=[1.0] * 16)
+    menu = shown._controls["source"]
+    assert menu.options == ("all", "odd") and shown.source == "all" and "source" not in shown.as_python()
+    menu.value = "odd"
+    assert (shown.source, shown.label, shown.index, shown.knobs) == ("odd", 3, 0, [0.0] * 16)
+    assert shown.original.equal(number(digits, 3, 5)) and shown._controls["label"].options == (1, 3, 5, 7, 9)
+    again = eval(
+        shown.as_python(), {"CapsuleExplorer": CapsuleExplorer, "model": small[0], "digits": sets, "spreads": small[1]}
+    )
+    assert again.original.equal(shown.original)
+    with pytest.raises(traitlets.TraitError, match="no digit of class 4"):
+        shown.label = 4
+    shown._slots[0].children[1].click()  # back to the picture of the first set
+    assert (shown.source, shown.index, shown.knobs) == ("all", 2, [1.0] * 16) and len(
+        shown._controls["label"].options
+    ) == 10
+    assert shown.original.equal(number(digits, 3, 2))
+    shown.label = 4
+    shown.source = "odd"
+    assert shown.label == 1 and shown._controls["label"].value == 1
+    press(shown, "measure")
+    assert shown._effects.value == effects(small[0], images[odd].flip(0), labels[odd].flip(0), 1)._repr_html_()
+    shown.shown_class = 4
+    press(shown, "measure")
+    assert "class 4" in message(shown)
+
+
+def test_a_set_that_cannot_be_had_is_said_and_the_present_one_stays(small, digits, tmp_path):
+    def gone():
+        raise FileNotFoundError("the disk was taken away")
+
+    sets = {"here": lambda: digits, "gone": gone, "wrong": lambda: (digits[0][:, :, :20], digits[1])}
+    shown = CapsuleExplorer(small[0], sets, small[1], tmp_path / "n.json", label=4)
+    for name, words in [("gone", "taken away"), ("wrong", "this network takes digits"), ("none", "choose from 'here'")]:
+        with pytest.raises(traitlets.TraitError, match=words):
+            shown.source = name
+        assert shown.source == "here"
+    shown._controls["source"].value = "gone"
+    assert "taken away" in message(shown) and shown._controls["source"].value == "here"
+    shown.label = 7
+    assert message(shown) == "" and shown.original.equal(number(digits, 7, 0))
+
+
+def test_one_set_needs_no_menu(shown):
+    assert shown._controls["source"] not in list(controls(shown))
+
+
 def test_the_history_keeps_what_each_control_led_to_and_goes_back(shown):
     for knob in (0.5, 1.0, 1.5):  # one slider is dragged ...
         shown._rows[2].slider.value = knob

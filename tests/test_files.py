@@ -141,6 +141,26 @@ def test_the_named_folder_goes_first_then_data(places):
         load_digits("fashion", "test")
 
 
+def test_of_mnist_the_menu_offers_what_is_here_and_downloads_nothing(places):
+    named, own = (place.parent.parent / "MNIST" / "raw" for place in places)
+    assert list(data.digit_sets()) == ["shipped"]
+    write_idx(own, "train", 2)
+    assert list(data.digit_sets()) == ["shipped", "MNIST training"]
+    write_idx(named, "t10k", 2)
+    sets = data.digit_sets()
+    assert list(sets) == ["shipped", "MNIST test", "MNIST training"]
+    with pytest.raises(ValueError, match="t10k-images-idx3-ubyte is cut short"):
+        sets["MNIST test"]()
+    with pytest.raises(ValueError, match="train-images-idx3-ubyte is cut short"):
+        sets["MNIST training"]()
+
+
+def test_the_menus_shipped_digits_are_those_the_networks_have_not_seen():
+    images, labels = data.digit_sets()["shipped"]()
+    expected, expected_labels = load_digits("shipped", "test")
+    assert images.equal(expected) and labels.equal(expected_labels)
+
+
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_mnist_files_that_are_not_mnists(tmp_path, monkeypatch, split):
     stem = {"train": "train", "test": "t10k"}[split]
