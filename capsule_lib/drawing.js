@@ -71,13 +71,19 @@ function render({ model, el }) {
     made.addEventListener("click", () => send(change(model.get("strokes"))));
     return made;
   };
-  const buttons = document.createElement("div");
-  buttons.setAttribute("data-lm-suppress-shortcuts", "true"); // else JupyterLab takes Enter for its own command
-  buttons.append(
+  const group = (style, ...parts) => {
+    const made = document.createElement("div");
+    made.setAttribute("style", `display: flex; ${style}`);
+    made.append(...parts);
+    return made;
+  };
+  const buttons = group(
+    "flex-direction: column; gap: 4px; margin: 2px",
     button("Undo", "Undo the last stroke", (strokes) => strokes.slice(0, -1)),
     button("Clear", "Clear the drawing", () => []),
   );
-  el.append(paper, buttons);
+  buttons.setAttribute("data-lm-suppress-shortcuts", "true"); // else JupyterLab takes Enter for its own command
+  el.append(group("", paper, buttons));
   model.on("change:strokes", show);
   show();
   return () => model.off("change:strokes", show);

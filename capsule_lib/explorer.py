@@ -25,12 +25,12 @@ from torch import Tensor
 from capsule_lib.losses import one_hot
 from capsule_lib.model import CapsNet
 from capsule_lib.pictures import (
+    HEADINGS,
     PANEL,
     ROW,
     STEPS,
     bars,
     enlarged,
-    headings,
     histogram,
     in_words,
     rgb,
@@ -42,7 +42,7 @@ from capsule_lib.shape import effects
 from capsule_lib.spreads import LIMITS, Spreads, bins, capsules_of, device_of, measure_spreads
 from capsule_lib.weights import write_whole
 
-SLIDER, THUMB = 200, 44  # in pixels: a slider's width, a past picture's height
+SLIDER, THUMB = 160, 44  # in pixels: a slider's width, a past picture's height
 
 
 def lengths_of(net: CapsNet, images: Tensor) -> Tensor:
@@ -97,6 +97,11 @@ TOOLTIPS = {
     "morph": "how far the capsule is moved to that of another digit of the class, from 0 to 1",
     "partner": "the digit of the same class that morph leads to",
 }
+PICTURES = {  # in words, by the class that each has on the page
+    "capsule-pictures": "the digit, its reconstruction, the changed picture, and where it has more or less ink",
+    "capsule-sweep": "the sweep: in each row one knob goes through its range",
+    "capsule-past": "a past picture; the button after it goes back there",
+}
 PAD_HELP = (
     '<div style="padding:8px;line-height:20px">Draw with mouse, pen or finger.<br>After each stroke, the drawing is '
     "centred and scaled as MNIST's digits were,<br>and becomes the digit above, of the class that the network reads.</div>"
@@ -114,6 +119,14 @@ class _Knob(NamedTuple):
 def _fixed(width: str, height: str | None = None) -> widgets.Layout:
     """A size that no content changes, so that nothing on the page jumps."""
     return widgets.Layout(width=width, height=height, flex="0 0 auto", margin="0 2px")
+
+
+def _frame(kind: str) -> Frame:
+    """An empty frame, which the page knows by its class."""
+    frame = Frame()
+    frame.add_class(f"capsule-{kind}")
+    frame.draw(NOTHING)
+    return frame
 
 
 def _wrapped(children: list) -> widgets.HBox:
@@ -551,8 +564,7 @@ class CapsuleExplorer(_InWords, widgets.VBox):
             self._when(control, lambda value, name=name: setattr(self, name, None if value == OWN else value))
         self._message = widgets.HTML(layout=widgets.Layout(flex="1 1 400px", margin="2px 8px"))
         self._bars, self._caption = widgets.HTML(layout=self._size("205px")), widgets.HTML()
-        self._picture, self._sheet, self._effects = Frame(), Frame(), widgets.HTML()
-        self._sheet.draw(NOTHING)
+        self._picture, self._sheet, self._effects = _frame("pictures"), _frame("sweep"), widgets.HTML()
         self._rows = [self._knob(d) for d in range(self.model.config.class_dim)]
         half = math.ceil(len(self._rows) / 2)
         self._slots = [self._slot_box(n) for n in range(len(self._history))]
@@ -563,9 +575,7 @@ class CapsuleExplorer(_InWords, widgets.VBox):
             index,
             *[source] * (len(self._sets) > 1),
             button("next", "the next digit of this class", lambda: self._another(self.index + 1)),
-            button(
-                "random", "a random digit of this class", lambda: self._another(random.randrange(len(self._labels)))
-            ),
+            button("random", "a random digit of this class", self._any, "75px"),
             morph,
             partner,
         ]
@@ -586,9 +596,7 @@ class CapsuleExplorer(_InWords, widgets.VBox):
             button("Python", "the setting as a line of Python", lambda: self._say(self.as_python()), "75px"),
         ]
         panes = {
-            "knobs": _wrapped(
-                [widgets.VBox([row.box for row in part]) for part in (self._rows[:half], self._rows[half:])]
-            ),
+            "knobs": _wrapped([self._column(self._rows[:half]), self._column(self._rows[half:])]),
             "draw a digit": widgets.HBox([self._pad(), widgets.HTML(PAD_HELP)]),
             "sweep": widgets.VBox([widgets.HBox(sweeps), self._caption, self._sheet]),
             "measure": widgets.VBox(
@@ -605,7 +613,12 @@ class CapsuleExplorer(_InWords, widgets.VBox):
 
         self._when(tabs, turn_to)
         turn_to("knobs")
-        pictures = widgets.VBox([widgets.HTML(headings(self.model.config.image_shape)), self._picture])
+        self._picture.layout.width = "100%"
+        pictures = widgets.VBox([widgets.HTML(HEADINGS), self._picture])
+        # As large as they are where there is room; on a small screen somewhat smaller, beside the lengths.
+        blank = torch.zeros(self.model.config.image_shape)
+        full = strip(blank, blank, blank, PANEL).width
+        pictures.layout = widgets.Layout(flex=f"1 1 {0.7 * full:.0f}px", max_width=f"{full}px")
         past = widgets.HTML("the last pictures", layout=self._size("110px"))
         self.children = [
             _wrapped(which_digit),
@@ -614,27 +627,36 @@ class CapsuleExplorer(_InWords, widgets.VBox):
             _wrapped([tabs, self._message]),
             widgets.VBox(list(panes.values()), layout=widgets.Layout(min_height=f"{8 * ROW + 8}px")),
             _wrapped([past, *self._slots]),
+            *self._labels_for_screen_readers(),
         ]
+        self.add_class("capsule-explorer")
+
+    def _column(self, rows: list["_Knob"]) -> widgets.VBox:
+        """Knobs one below the other; two columns fit beside each other in JupyterLab on a small screen."""
+        return widgets.VBox([row.box for row in rows], layout=widgets.Layout(flex="1 1 420px", max_width="530px"))
 
     def _slot_box(self, n: int) -> widgets.HBox:
         """A place in the history: a picture, and beside it the button that goes back to it."""
-        frame = Frame()
+        frame = _frame("past")
         frame.layout = self._size(f"{THUMB}px", f"{THUMB}px")
-        frame.draw(NOTHING)
         back = self._button(str(n + 1), "no picture here yet", lambda: self._leap(**self._history[n].state), "30px")
         back.disabled = True
         return widgets.HBox([frame, back])
 
     def _knob(self, d: int) -> "_Knob":
-        name = widgets.Text(description=str(d), placeholder="your name for it", continuous_update=False)
-        name.layout, name.style = self._size("150px"), {"description_width": "20px"}
+        name = widgets.Text(description=str(d), placeholder="name it", continuous_update=False)
+        name.layout, name.style = (
+            widgets.Layout(flex="1 1 100px", min_width="0", margin="0 2px"),
+            {"description_width": "20px"},
+        )
         name.tooltip = f"what you call number {d}, such as stroke thickness; it is kept in {self._names_file}"
         slider = widgets.FloatSlider(readout=False, layout=self._size(f"{SLIDER}px", "20px"))
-        above, value = widgets.HTML(layout=self._size(f"{SLIDER}px", "16px")), widgets.HTML(layout=self._size("135px"))
+        above, value = widgets.HTML(layout=self._size(f"{SLIDER}px", "16px")), widgets.HTML(layout=self._size("108px"))
         reset = self._button("↺", f"number {d} back to the digit's own value", lambda: self._reset(d), "32px")
         self._when(name, lambda text: self._name(d, text.strip()))
         self._when(slider, lambda knob: setattr(self, "knobs", [*self.knobs[:d], knob, *self.knobs[d + 1 :]]))
-        box = widgets.HBox([name, widgets.VBox([above, slider]), value, reset], layout=self._size("auto", f"{ROW}px"))
+        middle = widgets.VBox([above, slider], layout=self._size("auto"))
+        box = widgets.HBox([name, middle, value, reset], layout=self._size("auto", f"{ROW}px"))
         return _Knob(box, name, above, slider, value)
 
     def _button(self, text: str, tooltip: str, action: Callable[[], object], width: str = "65px") -> widgets.Button:
@@ -657,6 +679,9 @@ class CapsuleExplorer(_InWords, widgets.VBox):
     def _another(self, index: int) -> None:
         self._leap(strokes=[], index=index % len(self._members[self.label]))
 
+    def _any(self) -> None:
+        self._another(random.randrange(len(self._members[self.label])))
+
     def _scatter(self) -> None:
         self._leap(knobs=[LIMITS[self.units] * random.randint(-20, 20) / 40 for _ in self.knobs])
 
@@ -672,6 +697,16 @@ class CapsuleExplorer(_InWords, widgets.VBox):
         label = self._shown_label
         some = self._members.get(label, [])[:400]  # more would take longer and say the same
         self._effects.value = effects(self.model, self._images[some], self._labels[some], label)._repr_html_()
+
+    def _labels_for_screen_readers(self) -> list[widgets.Widget]:
+        try:
+            from capsule_lib.labels import Labels
+
+            return [Labels(pictures=PICTURES)]
+        except (
+            Exception
+        ):  # the pad says why an anywidget can't be loaded; all that can be seen is there without this one
+            return []
 
     def _pad(self) -> widgets.Widget:
         try:

@@ -13,6 +13,14 @@ from capsule_lib.spreads import EDGES, LIMITS
 
 PANEL, ROW = 196, 38  # heights in pixels: about that of a picture, and that of a knob's row
 STEPS = torch.arange(-5, 6) / 5  # of a sweep, as shares of the knobs' limit: 11 columns, as in the paper's figure 4
+HEADINGS = (  # what the four pictures are, above each of them
+    '<div style="display:flex;height:24px;font-size:14px;line-height:20px;white-space:nowrap">'
+    + "".join(
+        f'<span style="flex:1;overflow:hidden">{words}</span>'
+        for words in ("the digit", "its reconstruction", "changed", "difference (red: more)")
+    )
+    + "</div>"
+)
 
 
 def strip(original: Tensor, reconstruction: Tensor, changed: Tensor, height: int) -> Image.Image:
@@ -112,14 +120,5 @@ def in_words(knob: float, units: str, inside: bool) -> str:
     far = abs(knob) / LIMITS[units]
     return (
         f'<div style="height:{ROW - 8}px;line-height:15px;padding:0 4px;display:flex;align-items:center;'
-        f'background:rgba(221,102,0,{0.6 * far:.2f})">{turned}{"" if inside else "<br>no real digit there"}</div>'
+        f'background:rgba(221,102,0,{0.6 * far:.2f})">{turned}{"" if inside else "<br>no digit there"}</div>'
     )
-
-
-def headings(image_shape: tuple[int, int, int]) -> str:
-    """What the four pictures are, above each of them."""
-    _, height, width = image_shape
-    scale = max(1, round(PANEL / height))
-    words = "the digit", "its reconstruction", "changed", "difference (red: more)"
-    cells = "".join(f'<span style="width:{width * scale}px;overflow:hidden">{text}</span>' for text in words)
-    return f'<div style="display:flex;gap:{scale}px;height:24px;font-size:14px;line-height:20px;white-space:nowrap">{cells}</div>'

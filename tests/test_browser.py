@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -27,6 +28,14 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="none of chromium, chromium-browser, google-chrome is on PATH")
 
 EXPLORE = Path(__file__).parent.parent / "capsule_lib" / "explore.ipynb"
+EXPLORER = ".capsule-explorer"
+TABS = {  # and what is to be seen there
+    "knobs": "input[placeholder='name it']",
+    "draw a digit": "svg[aria-label^='Drawing pad']",
+    "sweep": "button[title='sweep every knob']",
+    "measure": "button[title^='what each dimension']",
+    "save": "button[title='save the pictures']",
+}
 PATIENCE = 40  # seconds until something counts as missing, for the busiest machine
 LAB = ["--no-browser", "--allow-root", "--expose-app-in-browser", "--LabApp.news_url=None"]
 
@@ -101,6 +110,7 @@ def opened(request, browser, tmp_path_factory):
 @pytest.fixture
 def page(opened):
     """The explorer with the first 4, untouched: a new class puts all else back."""
+    opened.get_by_label("knobs in").select_option("standard deviations")
     for label in ("5", "4"):
         opened.locator(".widget-dropdown select").first.select_option(label)
         opened.get_by_text(f"read as {label}", exact=True).wait_for()
@@ -117,6 +127,7 @@ def twin(tmp_path_factory):
 
 def tab(page, name):
     page.locator(".widget-toggle-button", has_text=name).click()
+    page.locator(TABS[name]).first.wait_for()
 
 
 def turn(page, d, keys):
@@ -163,6 +174,73 @@ def test_no_label_is_cut_off_and_nothing_needs_scrolling_sideways(page):
     assert cut == []
     output = page.locator(".jp-OutputArea-output", has=page.locator(".noUi-handle")).first
     assert output.evaluate("(part) => part.scrollWidth - part.clientWidth") <= 1
+
+
+def test_every_control_and_picture_has_a_name_in_words(page):
+    page.locator(".noUi-handle[aria-label]").nth(16).wait_for()
+    for name in TABS:
+        tab(page, name)
+        parts = re.findall(
+            r'- (button|combobox|img|radio|slider|spinbutton|textbox)\b(?: "(.*?)")?',
+            page.locator(EXPLORER).aria_snapshot(),
+        )
+        assert {"button", "combobox", "img", "slider", "spinbutton"} <= {role for role, _ in parts}
+        assert [part for part in parts if not re.search("[a-z]", part[1])] == [], name
+    dimensions = page.locator(f"{EXPLORER} .noUi-handle").evaluate_all("(all) => all.map((one) => one.ariaLabel)")
+    assert [n for n in range(16) if f"change dimension {n}, standard deviations" not in dimensions[1 + n]] == []
+    tab(page, "knobs")
+    page.get_by_label("knobs in").select_option("principal axes")
+    page.get_by_role("slider", name="change axis 12, principal axes, from -4 to 4").wait_for()
+
+
+def test_the_tabulator_reaches_every_control(page):
+    turn(page, 0, ["ArrowRight"])  # so that there is a past picture to go back to
+    picture(page)
+    for name in TABS:
+        tab(page, name)
+        unreached = page.evaluate_handle(
+            """(explorer) => new Set(
+            [...explorer.querySelectorAll("button:enabled, select, input, .noUi-handle")].filter((part) => part.offsetParent)
+        )""",
+            page.query_selector(EXPLORER),
+        )
+        assert unreached.evaluate("(parts) => parts.size") > 15
+        page.locator(f"{EXPLORER} select").first.focus()
+        for _ in range(100):
+            unreached.evaluate("(parts) => parts.delete(document.activeElement)")
+            page.keyboard.press("Tab")
+            if not page.evaluate(
+                "(explorer) => explorer.contains(document.activeElement)", page.query_selector(EXPLORER)
+            ):
+                break
+        assert unreached.evaluate("(parts) => [...parts].map((part) => part.outerHTML)") == [], name
+
+
+def test_nothing_on_the_page_moves_from_tab_to_tab(page):
+    places = []
+    for name in TABS:
+        tab(page, name)
+        places.append(page.get_by_text("the last pictures").evaluate("(part) => part.getBoundingClientRect().top"))
+    assert len(set(places)) == 1, places
+
+
+def test_nothing_on_the_page_moves_while_a_knob_is_turned(page):
+    picture(page)
+    page.evaluate("""() => {
+        window.moves = [];
+        new PerformanceObserver((list) => window.moves.push(
+            ...list.getEntries().map((entry) => [entry.value, ...entry.sources.map((source) => source.node?.innerText + JSON.stringify([source.previousRect, source.currentRect]))])))
+            .observe({ type: "layout-shift" });
+    }""")
+    turn(page, 3, ["Home", "ArrowRight", "End"])  # 'no digit there' comes and goes
+    picture(page)
+    page.get_by_label("what if it were a").select_option("9")
+    page.get_by_label("knobs in").select_option("raw")
+    turn(page, 12, ["ArrowRight"] * 3)
+    picture(page)
+    page.get_by_role("button", name="reset all").click()
+    picture(page)
+    assert page.evaluate("() => window.moves") == []
 
 
 def test_keys_turn_a_knob_and_reset_brings_back_the_first_picture(page, twin):

@@ -167,7 +167,7 @@ const model = {
 };
 const el = new Element("div");
 const leave = pad.render({ model, el });
-const [paper, { children: [undo, clear] }] = el.children;
+const [{ children: [paper, { children: [undo, clear] }] }] = el.children;
 const lines = () => paper.children.map((line) => line.attributes.points).filter(Boolean);
 const at = (x, y) => ({ clientX: 10 + 280 * x, clientY: 20 + 280 * y });
 const report = {};
