@@ -198,7 +198,7 @@ def test_every_control_and_picture_has_a_name_in_words(page):
     assert [n for n in range(16) if f"change dimension {n}, standard deviations" not in dimensions[1 + n]] == []
     tab(page, "knobs")
     page.get_by_label("knobs in").select_option("principal axes")
-    page.get_by_role("slider", name="change axis 12, principal axes, from -4 to 4").wait_for()
+    page.get_by_role("slider", name="change axis 15, principal axes, from -4 to 4").wait_for()
 
 
 def test_the_tabulator_reaches_every_control(page):

@@ -357,7 +357,10 @@ def test_digits_can_be_chosen_from_several_sets(small, digits, tmp_path):
         shown._controls["label"].options
     ) == 10
     assert shown.original.equal(number(digits, 3, 2))
-    shown.label = 4
+    shown.index = 0
+    shown.source = "odd"
+    assert shown.original.equal(number(digits, 3, 5))
+    shown.source, shown.label = "all", 4
     shown.source = "odd"
     assert shown.label == 1 and shown._controls["label"].value == 1
     press(shown, "measure")
