@@ -645,10 +645,8 @@ class CapsuleExplorer(_InWords, widgets.VBox):
 
     def _knob(self, d: int) -> "_Knob":
         name = widgets.Text(description=str(d), placeholder="name it", continuous_update=False)
-        name.layout, name.style = (
-            widgets.Layout(flex="1 1 100px", min_width="0", margin="0 2px"),
-            {"description_width": "20px"},
-        )
+        name.layout = widgets.Layout(flex="1 1 100px", min_width="0", margin="0 2px")
+        name.style = {"description_width": "20px"}
         name.tooltip = f"what you call number {d}, such as stroke thickness; it is kept in {self._names_file}"
         slider = widgets.FloatSlider(readout=False, layout=self._size(f"{SLIDER}px", "20px"))
         above, value = widgets.HTML(layout=self._size(f"{SLIDER}px", "16px")), widgets.HTML(layout=self._size("108px"))
@@ -703,9 +701,7 @@ class CapsuleExplorer(_InWords, widgets.VBox):
             from capsule_lib.labels import Labels
 
             return [Labels(pictures=PICTURES)]
-        except (
-            Exception
-        ):  # the pad says why an anywidget can't be loaded; all that can be seen is there without this one
+        except Exception:  # the pad is an anywidget too, and says why it can't be loaded
             return []
 
     def _pad(self) -> widgets.Widget:

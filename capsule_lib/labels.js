@@ -18,19 +18,20 @@ function nameAll(explorer, pictures) {
 }
 
 function render({ model, el }) {
-  const watcher = new MutationObserver(() => watch());
-  let waiting;
-  const watch = () => {
-    const explorer = el.closest(".capsule-explorer");
+  let explorer, waiting;
+  const update = () => nameAll(explorer, model.get("pictures"));
+  const watcher = new MutationObserver(update);
+  const begin = () => {
+    explorer = el.closest(".capsule-explorer");
     if (!explorer) {
-      waiting = requestAnimationFrame(watch); // not on the page yet
+      waiting = requestAnimationFrame(begin); // not on the page yet
       return;
     }
-    nameAll(explorer, model.get("pictures"));
+    update();
     // Controls come one by one, and tooltips change.
     watcher.observe(explorer, { childList: true, subtree: true, attributes: true, attributeFilter: ["title"] });
   };
-  watch();
+  begin();
   return () => {
     cancelAnimationFrame(waiting);
     watcher.disconnect();
