@@ -23,7 +23,7 @@ from capsule_lib.data import load_digits
 from capsule_lib.device import choose_device, describe_machine, has_bfloat16
 from capsule_lib.model import PRESETS, CapsNet
 from capsule_lib.training import LIVE, Recipe, Training, dimension_effects, evaluate
-from capsule_lib.weights import read_card, save_weights, write_whole
+from capsule_lib.weights import load_weights, read_card, save_weights, write_whole
 
 EXAMPLES = """
 examples:
@@ -99,6 +99,18 @@ def parse_arguments() -> argparse.Namespace:
     )
     add("--rotation", type=float, help="turn each training image by up to so many degrees (default: 0)")
     add("--scaling", type=float, help="change the size of each training image by up to this share (default: 0)")
+    add(
+        "--averaging",
+        type=share,
+        help="measure and keep a running average of the weights, of which each step's new weights change all but this "
+        "share; 0.999 averages over about 1,000 steps (default: 0, no average)",
+    )
+    add(
+        "--start",
+        metavar="WEIGHTS",
+        help="begin with the network of an earlier run, its weights.safetensors, instead of random weights; "
+        "--data and --seed must be that run's, so that the validation set stays unseen",
+    )
     add("--iterations", type=positive(int), help="routing iterations (default: 3)")
     add("--seed", type=int, help="of the first weights, the split, the order and the moves (default: 0)")
     add(
@@ -119,6 +131,12 @@ def positive(kind: type):
     return convert
 
 
+def share(text: str) -> float:
+    if not 0 <= (value := float(text)) < 1:
+        raise argparse.ArgumentTypeError(f"expected a share of 1, from 0 to less than 1; got {text}")
+    return value
+
+
 def run(out: Path, resume: bool, given: dict) -> int:
     stop = listen_for_stop()
     chief = not dist.is_initialized() or dist.get_rank() == 0  # the process that writes, prints and measures
@@ -130,23 +148,27 @@ def run(out: Path, resume: bool, given: dict) -> int:
     torch.manual_seed(settings["seed"])
     config = dataclasses.replace(PRESETS[settings["preset"]], iterations=settings["iterations"])
     net = CapsNet(config).to(device)
+    start = None if checkpoint or not settings["start"] else begin_with(settings, net)
     fields = {field.name for field in dataclasses.fields(Recipe)}
-    training = Training(net, *train_set, Recipe(**{k: v for k, v in settings.items() if k in fields}))
+    recipe = Recipe(**{k: v for k, v in settings.items() if k in fields})
+    training = Training(net, *train_set, recipe, settings["averaging"])
     history, best = [], None
     if checkpoint:
         training.load_state_dict(checkpoint["training"])
-        history, best = checkpoint["history"], checkpoint["best"]
+        start, history, best = checkpoint["start"], checkpoint["history"], checkpoint["best"]
 
     def save():
         if chief:
             content = io.BytesIO()
-            state = {"settings": settings, "training": training.state_dict(), "history": history, "best": best}
-            torch.save(state, content)
+            state = {"settings": settings, "start": start, "history": history, "best": best}
+            torch.save({**state, "training": training.state_dict()}, content)
             write_whole({out / "checkpoint.pt": content.getvalue(), out / "metrics.csv": as_csv(history)})
 
     if not checkpoint:
         out.mkdir(parents=True, exist_ok=True)
         save()
+    elif chief:  # a run that was killed after it wrote one file and before it wrote the other has an epoch too few here
+        write_whole({out / "metrics.csv": as_csv(history)})
     if chief:
         print(f"{settings['preset']} on {settings['data']}, {len(train_set[0]):,} images, {describe_machine(device)}")
     steps = training.steps_an_epoch
@@ -167,11 +189,11 @@ def run(out: Path, resume: bool, given: dict) -> int:
                 epoch = training.end_epoch()
                 if chief:
                     with torch.autocast(device.type, torch.bfloat16, enabled=settings["bfloat16"]):
-                        validation = evaluate(net, *validation_set)
+                        validation = evaluate(training.measured, *validation_set)
                     row = {**epoch._asdict(), "learning_rate": learning_rate}
                     row |= {"validation_error": validation.error, "validation_mse": validation.mse}
                     history.append(row)
-                    best = keep_better(best, row, net)
+                    best = keep_better(best, row, training.measured)
                     tqdm.write(report(row, best))
             save()
             if anyone(stop, device):
@@ -182,7 +204,7 @@ def run(out: Path, resume: bool, given: dict) -> int:
                     )
                 return 130
     if chief:
-        finish(out, settings, net, best, test_set, device)
+        finish(out, settings, start, net, best, test_set, device)
     return 0
 
 
@@ -195,7 +217,13 @@ def find_run(out: Path, resume: bool) -> dict | None:
         content = path.read_bytes()
         try:
             checkpoint = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
-            checkpoint["settings"], checkpoint["training"], checkpoint["history"], checkpoint["best"]
+            (
+                checkpoint["settings"],
+                checkpoint["start"],
+                checkpoint["history"],
+                checkpoint["best"],
+                checkpoint["training"],
+            )
         except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError) as error:
             raise ValueError(
                 f"{path} is cut short or not a checkpoint ({len(content):,} bytes): restore it from a copy, "
@@ -214,9 +242,9 @@ def agree(given: dict, checkpoint: dict | None, out: Path, device: torch.device)
     if precision != "auto":
         given["bfloat16"] = precision == "bfloat16"
     if not checkpoint:
-        defaults = {"preset": "small", "data": "shipped", "iterations": 3, "bfloat16": has_bfloat16(device)}
+        defaults = {"preset": "small", "data": "shipped", "start": None, "averaging": 0.0, "iterations": 3}
         recipe = dataclasses.asdict(Recipe(epochs=20))
-        return {**recipe, **defaults, **given}
+        return {**recipe, **defaults, "bfloat16": has_bfloat16(device), **given}
     for name, value in given.items():
         if value != (stored := checkpoint["settings"][name]):
             raise ValueError(
@@ -224,6 +252,24 @@ def agree(given: dict, checkpoint: dict | None, out: Path, device: torch.device)
                 f"resume it without that argument, or begin another run in another folder"
             )
     return checkpoint["settings"]
+
+
+def begin_with(settings: dict, net: CapsNet) -> dict:
+    """Give `net` the weights of the file settings["start"]; returns what the new card says of it."""
+    path, card = settings["start"], read_card(settings["start"])
+    earlier = load_weights(path)
+    if dataclasses.replace(earlier.config, iterations=net.config.iterations) != net.config:
+        raise ValueError(
+            f"{path} holds a network of another shape than --preset {settings['preset']}: choose its preset"
+        )
+    for name in ("data", "seed"):
+        if card.get(name) != settings[name]:
+            raise ValueError(
+                f"{path} was trained with --{name} {card.get(name)}, not {settings[name]}: give the same here, so that "
+                "the images that choose the best epoch are those that it has not seen either"
+            )
+    net.load_state_dict(earlier.state_dict())
+    return {name: card.get(name) for name in ("command", "machine", "test_error_percent", "sha256")}
 
 
 def split_digits(data: str, seed: int) -> tuple[tuple[Tensor, Tensor], ...]:
@@ -290,15 +336,19 @@ def command(settings: dict) -> str:
     """The command line with these settings."""
     words = ["python", "-m", "capsule_lib.train"]
     for name, value in settings.items():
+        if value is None:
+            continue
         name, value = ("precision", "bfloat16" if value else "float32") if name == "bfloat16" else (name, value)
         words += [f"--{name.replace('_', '-')}", str(value)]
     return shlex.join(words)
 
 
-def finish(out: Path, settings: dict, net: CapsNet, best: dict, test_set: tuple, device: torch.device) -> None:
+def finish(
+    out: Path, settings: dict, start: dict | None, net: CapsNet, best: dict, test_set: tuple, device: torch.device
+) -> None:
     """Save the best epoch's network with a card of what it does. The test set is looked at here, and only here."""
     path = out / "weights.safetensors"
-    if path.is_file():
+    if path.is_file() and path.with_suffix(".json").is_file():
         card = read_card(path)
     else:
         # The file holds float16. What the card says is measured on what will be read back from it.
@@ -308,6 +358,7 @@ def finish(out: Path, settings: dict, net: CapsNet, best: dict, test_set: tuple,
         effects = dimension_effects(net, *load_digits("shipped", "train"))
         card = {
             **settings,
+            "start": start,
             "command": command({**settings, "out": out}),
             "machine": describe_machine(device),
             "best_epoch": best["number"],

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
 from capsule_lib.data import shift, turn_and_scale
@@ -64,13 +65,15 @@ class Training:
         net: trained where it is; it stays on its device.
         images: [N, C, H, W], values in 0..1, not shifted; on any device.
         labels: [N], class numbers.
+        averaging: with 0.999, say, `measured` is a second network whose weights are a running average of those of `net`:
+            after each step, 0.999 of what they were and 0.001 of the new ones. With 0, `measured` is `net` itself.
 
     Raises:
         ValueError: images outside 0..1, which the decoder's sigmoid could never redraw.
         FloatingPointError: in `steps`, a loss that is not finite. The network is as it was before that step.
     """
 
-    def __init__(self, net: CapsNet, images: Tensor, labels: Tensor, recipe: Recipe):
+    def __init__(self, net: CapsNet, images: Tensor, labels: Tensor, recipe: Recipe, averaging: float = 0.0):
         if not (images.min() >= 0 and images.max() <= 1):
             raise ValueError(
                 f"images must lie in 0..1, which is what the decoder's sigmoid can redraw; got {images.min():.2f}..{images.max():.2f}: "
@@ -88,6 +91,8 @@ class Training:
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimizer, recipe.learning_rate, total_steps=recipe.epochs * self.steps_an_epoch
         )
+        self.average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(averaging)) if averaging else None
+        self.measured = self.average.module if averaging else net
         self.epoch, self.step = 1, 0  # the epoch under way, and the steps of it that are done
         self.sums, self.seconds = torch.zeros(3), 0.0
 
@@ -132,6 +137,8 @@ class Training:
             )
         self.optimizer.step()
         self.schedule.step()
+        if self.average:
+            self.average.update_parameters(self.net)
         self.sums += len(rows) * means.cpu()
 
     def end_epoch(self) -> Epoch:
@@ -144,13 +151,16 @@ class Training:
 
     def state_dict(self) -> dict:
         """Everything that a `Training` with the same arguments needs to go on from here."""
-        parts = {name: getattr(self, name).state_dict() for name in ("net", "optimizer", "schedule")}
+        parts = {name: getattr(self, name).state_dict() for name in self._parts()}
         return {**parts, **{name: getattr(self, name) for name in ("epoch", "step", "sums", "seconds")}}
 
     def load_state_dict(self, state: dict) -> None:
-        for name in ("net", "optimizer", "schedule"):
+        for name in self._parts():
             getattr(self, name).load_state_dict(state[name])
         self.epoch, self.step, self.sums, self.seconds = (state[name] for name in ("epoch", "step", "sums", "seconds"))
+
+    def _parts(self) -> list[str]:
+        return ["net", "optimizer", "schedule", *(["average"] if self.average else [])]
 
 
 def train(net: CapsNet, images: Tensor, labels: Tensor, epochs: int, **recipe) -> Iterator[Epoch]:

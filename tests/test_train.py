@@ -1,11 +1,13 @@
 """The training command: what interrupts it, what it refuses, and two processes against one."""
 
 import csv
+import json
 import multiprocessing
 import os
 import random
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +24,7 @@ from capsule_lib.training import Recipe, Training
 from capsule_lib.weights import read_card
 
 ROOT = Path(__file__).parent.parent
-SHORT = ["--epochs", "4", "--batch-size", "50", "--rotation", "10", "--scaling", "0.1"]
+SHORT = ["--epochs", "4", "--batch-size", "50", "--rotation", "10", "--scaling", "0.1", "--averaging", "0.9"]
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["capsule_lib.train"])  # a process then starts in a moment
 
@@ -91,6 +93,21 @@ def test_killed_at_any_moment_a_run_resumes_to_the_same_weights_bit_for_bit(whol
     assert_same_run(out, reference)
 
 
+@pytest.mark.parametrize("name", ["metrics.csv", "weights.json"])
+def test_killed_between_two_files_a_run_resumes_to_both(whole, tmp_path, name):
+    """checkpoint.pt is renamed before metrics.csv, the weights before their card."""
+    out = shutil.copytree(whole[0], tmp_path / "run")
+    if name == "metrics.csv":
+        (out / name).write_text("".join((out / name).read_text().splitlines(keepends=True)[:-1]))
+    else:
+        (out / name).unlink()
+    assert finish("--out", out, *SHORT, "--resume") == 0
+    assert_same_run(out, whole[0])
+    before, after = (read_card(folder / "weights.safetensors") for folder in (whole[0], out))
+    before.pop("command"), after.pop("command")  # the folder differs
+    assert after == before
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_finishes_the_step_and_saves_what_resume_needs(whole, tmp_path, number):
     out, log = tmp_path / "run", tmp_path / "log"
@@ -128,6 +145,8 @@ def test_the_best_epoch_is_what_the_validation_set_says_and_its_card_is_true(who
         "epochs",
         "learning_rate",
         "rotation",
+        "averaging",
+        "start",
         "test_error_percent",
         "test_mse",
         "machine",
@@ -135,10 +154,72 @@ def test_the_best_epoch_is_what_the_validation_set_says_and_its_card_is_true(who
     assert sum(card["live_dimensions"].values()) <= 60 and f"--rotation {card['rotation']}" in card["command"]
 
 
+def test_a_run_measures_and_keeps_the_averaged_network(tmp_path):
+    out = tmp_path / "run"
+    assert finish("--out", out, "--epochs", "1", "--batch-size", "50", "--averaging", "0.9") == 0
+    state = checkpoint(out)
+    net, average, best = state["training"]["net"], state["training"]["average"], state["best"]["weights"]
+    assert all(torch.equal(t, average[f"module.{name}"]) for name, t in best.items())
+    assert not any(torch.equal(t, net[name]) for name, t in best.items())
+
+
+def test_averaged_weights_are_the_running_average_of_the_steps():
+    def steps(averaging):
+        torch.manual_seed(0)
+        net = CapsNet(short_training.PRESETS["tiny"])
+        images = torch.rand(30, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+        training = Training(net, images, torch.arange(30) % 10, Recipe(1, batch_size=6, learning_rate=0.1), averaging)
+        taken = [{k: t.clone() for k, t in net.state_dict().items()} for _ in training.steps()]
+        return training, taken
+
+    plain, taken = steps(0.0)
+    training, taken_as_well = steps(0.75)
+    assert plain.measured is plain.net and len(taken) == 5
+    for name, t in training.measured.state_dict().items():
+        expected = taken[0][name]
+        for step in taken[1:]:
+            expected = 0.75 * expected + 0.25 * step[name]
+        torch.testing.assert_close(t, expected)
+        assert torch.equal(taken[4][name], taken_as_well[4][name]) and not torch.allclose(t, taken[4][name])
+
+
+def test_a_run_starts_with_the_network_of_another(whole, tmp_path):
+    first = shutil.copytree(whole[0], tmp_path / "first")
+    path, out = first / "weights.safetensors", tmp_path / "second"
+    # With so small a rate nothing moves, as far as float16 can tell.
+    still = ["--epochs", "1", "--batch-size", "50", "--learning-rate", "1e-12"]
+    assert finish("--out", out, *still, "--start", path) == 0
+    assert (out / "weights.safetensors").read_bytes() == path.read_bytes()
+    start, earlier = read_card(out / "weights.safetensors")["start"], read_card(path)
+    assert start == {name: earlier[name] for name in ("command", "machine", "test_error_percent", "sha256")}
+    shutil.rmtree(first)  # what a run that goes on no longer needs
+    (out / "weights.json").unlink()
+    assert finish("--out", out, "--resume") == 0
+    assert read_card(out / "weights.safetensors")["start"] == start
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field", "message"),
+    [
+        (["--preset", "other"], {}, "holds a network of another shape than --preset other"),
+        (["--seed", "1"], {}, "was trained with --seed 0, not 1: give the same"),
+        ([], {"data": "mnist"}, "was trained with --data mnist, not shipped: give the same"),
+        (["--start", "nowhere.safetensors"], {}, "nowhere.json, the card of the weights, is missing"),
+    ],
+)
+def test_a_start_that_does_not_fit_is_refused(whole, tmp_path, arguments, field, message):
+    first, out, log = shutil.copytree(whole[0], tmp_path / "first"), tmp_path / "run", tmp_path / "log"
+    card = first / "weights.json"
+    card.write_text(json.dumps({**json.loads(card.read_text()), **field}))
+    assert finish("--out", out, "--start", first / "weights.safetensors", *arguments, log=log) == 1
+    assert message in log.read_text() and "Traceback" not in log.read_text() and not out.exists()
+
+
 REFUSED = [
     (["--preset", "huge"], 2, "invalid choice: 'huge'.*'paper'.*'small'"),
     (["--data", "cifar"], 2, "invalid choice: 'cifar'.*'mnist'"),
     (["--epochs", "0"], 2, "invalid positive int value: '0'"),
+    (["--averaging", "1"], 2, "expected a share of 1, from 0 to less than 1; got 1"),
 ]
 
 
@@ -154,6 +235,7 @@ def test_unknown_names_are_refused_with_the_known_ones(tmp_path, arguments, code
     [
         ([], "holds a run already: add --resume"),
         (["--resume", "--preset", "other"], "was begun with preset tiny, not other"),
+        (["--resume", "--start", "weights.safetensors"], "was begun with start None, not weights.safetensors"),
         (["--resume", "--batch-size", "64"], "was begun with batch-size 50, not 64"),
         (["--resume", "--precision", "bfloat16"], "was begun with .*bfloat16 False, not True"),
     ],
@@ -232,7 +314,7 @@ def test_help_says_how_to_begin():
 @pytest.mark.parametrize(("batch_size", "epochs", "steps"), [(7, 2, 104), (359, 3, 6)])
 def test_two_processes_train_like_one(tmp_path, batch_size, epochs, steps):
     arguments = ["--preset", "tiny", "--epochs", epochs, "--batch-size", batch_size, "--precision", "float32"]
-    arguments += ["--rotation", "10", "--learning-rate", "0.01"]
+    arguments += ["--rotation", "10", "--learning-rate", "0.01", "--averaging", "0.5"]
     checkpoints = []
     for launcher in ([], ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]):
         out = tmp_path / str(len(checkpoints))
