@@ -1,4 +1,4 @@
-"""Gather the cards of all trainings in `data/weights/runs/` into the table `data/weights/results.md`.
+"""Gather the cards of all trainings, in this folder and in `runs/`, into the table `results.md`.
 
 python data/weights/make_results.py
 """
@@ -9,7 +9,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 HEAD = [
-    "| network | routing iterations | reconstruction weight | epochs | test error % | squared error a pixel |",
+    "| network | routing iterations | reconstruction weight | training | test error % | squared error a pixel |",
     "|---|---|---|---|---|---|",
 ]
 ELSEWHERE = [
@@ -23,17 +23,27 @@ ELSEWHERE = [
 
 def table() -> str:
     """A line for each setting; runs that differ in nothing but the seed share one, with mean and standard deviation."""
+    cards = [json.loads(path.read_text()) for path in sorted([*HERE.glob("*.json"), *HERE.glob("runs/*.json")])]
+    by_weights = {card["sha256"]: card for card in cards}
     groups: dict[tuple, list[dict]] = {}
-    for path in sorted((HERE / "runs").glob("*.json")):
-        card = json.loads(path.read_text())
-        key = card["preset"], card["iterations"], card["reconstruction_scale"], card["epochs"]
+    for card in cards:
+        key = card["preset"], card["iterations"], card["reconstruction_scale"], training(card, by_weights)
         groups.setdefault(key, []).append(card)
     lines = []
-    for (preset, iterations, scale, epochs), cards in sorted(groups.items(), key=lambda item: (-len(item[1]), item[0])):
+    for (preset, iterations, scale, trained), cards in sorted(groups.items(), key=lambda item: (-len(item[1]), item[0])):
         error, mse = (spread([card[name] for card in cards], form) for name, form in COLUMNS)
         runs = f" ({len(cards)} seeds)" if len(cards) > 1 else ""
-        lines.append(f"| `{preset}`{runs} | {iterations} | {scale or 'none'} | {epochs} | {error} | {mse} |")
+        lines.append(f"| `{preset}`{runs} | {iterations} | {scale or 'none'} | {trained} | {error} | {mse} |")
     return "\n".join([*HEAD, *lines, *ELSEWHERE]) + "\n"
+
+
+def training(card: dict, by_weights: dict[str, dict]) -> str:
+    words = [f"{card['epochs']} epochs"]
+    words += [f"rotation {card['rotation']:g}°"] if card["rotation"] else []
+    words += [f"scaling {100 * card['scaling']:g} %"] if card["scaling"] else []
+    words += ["averaged weights"] if card.get("averaging") else []
+    before = f"{training(by_weights[card['start']['sha256']], by_weights)}; then " if card.get("start") else ""
+    return before + ", ".join(words)
 
 
 COLUMNS = [("test_error_percent", ".2f"), ("test_mse", ".4f")]
