@@ -17,7 +17,7 @@ from capsule_lib.layers import Decoder, DigitCaps, PrimaryCaps
 from capsule_lib.losses import margin_loss, reconstruction_loss
 from capsule_lib.model import CapsNet, CapsNetConfig
 from capsule_lib.routing import dynamic_routing, squash
-from capsule_lib.training import evaluate, train
+from capsule_lib.training import evaluate
 from capsule_lib.weights import load_pretrained, load_weights, save_weights
 
 __all__ = [
@@ -38,5 +38,4 @@ __all__ = [
     "save_weights",
     "set_up",
     "squash",
-    "train",
 ]

@@ -4,10 +4,6 @@ import pytest
 import torch
 from hypothesis import settings
 
-import capsule_lib.train
-
-capsule_lib.train = capsule_lib.training.train  # loading the command of that name has just hidden the function
-
 torch.set_num_threads(1)  # the tensors are small; on a busy machine two threads would mostly wait for each other
 settings.register_profile("course", deadline=None, derandomize=True, database=None, max_examples=25)
 settings.load_profile("course")

@@ -1,14 +1,13 @@
 """`python -m capsule_lib.train` with a network and data so small that an epoch takes a moment."""
 
-import importlib
 import os
 import sys
 
 import torch
 
+from capsule_lib import train as command
 from capsule_lib.model import PRESETS, CapsNetConfig
 
-command = importlib.import_module("capsule_lib.train")  # by its name, because capsule_lib.train may be the function
 PRESETS["tiny"] = CapsNetConfig(stem_channels=4, types=2, primary_dim=4, class_dim=6, decoder_hidden=(16,))
 PRESETS["other"] = CapsNetConfig(stem_channels=4, types=1, decoder_hidden=(16,))
 load_digits = command.load_digits

@@ -22,10 +22,9 @@ from capsule_lib import (
     random_shift,
     reconstruction_loss,
     squash,
-    train,
 )
 from capsule_lib.model import PRESETS, CapsNetOutput
-from capsule_lib.training import LIVE, dimension_effects
+from capsule_lib.training import LIVE, dimension_effects, train
 
 TRAINING = capsule_lib.training
 STANDING_STILL = 1e-9  # a learning rate at which the weights stay what they are
