@@ -12,6 +12,7 @@ import pickle
 import shlex
 import signal
 import sys
+from operator import itemgetter
 from pathlib import Path
 
 import torch
@@ -148,14 +149,15 @@ def run(out: Path, resume: bool, given: dict) -> int:
     torch.manual_seed(settings["seed"])
     config = dataclasses.replace(PRESETS[settings["preset"]], iterations=settings["iterations"])
     net = CapsNet(config).to(device)
-    start = None if checkpoint or not settings["start"] else begin_with(settings, net)
     fields = {field.name for field in dataclasses.fields(Recipe)}
     recipe = Recipe(**{k: v for k, v in settings.items() if k in fields})
     training = Training(net, *train_set, recipe, settings["averaging"])
-    history, best = [], None
+    start, history, best = None, [], None
     if checkpoint:
         training.load_state_dict(checkpoint["training"])
         start, history, best = checkpoint["start"], checkpoint["history"], checkpoint["best"]
+    elif settings["start"]:
+        start = begin_with(settings, net)
 
     def save():
         if chief:
@@ -217,13 +219,7 @@ def find_run(out: Path, resume: bool) -> dict | None:
         content = path.read_bytes()
         try:
             checkpoint = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
-            (
-                checkpoint["settings"],
-                checkpoint["start"],
-                checkpoint["history"],
-                checkpoint["best"],
-                checkpoint["training"],
-            )
+            itemgetter("settings", "start", "history", "best", "training")(checkpoint)  # all of it is there
         except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError) as error:
             raise ValueError(
                 f"{path} is cut short or not a checkpoint ({len(content):,} bytes): restore it from a copy, "

@@ -30,11 +30,10 @@ def table() -> str:
         key = card["preset"], card["iterations"], card["reconstruction_scale"], training(card, by_weights)
         groups.setdefault(key, []).append(card)
     lines = []
-    for (preset, iterations, scale, trained), cards in sorted(
-        groups.items(), key=lambda item: (-len(item[1]), item[0])
-    ):
-        error, mse = (spread([card[name] for card in cards], form) for name, form in COLUMNS)
-        runs = f" ({len(cards)} seeds)" if len(cards) > 1 else ""
+    for key, alike in sorted(groups.items(), key=lambda item: (-len(item[1]), item[0])):
+        preset, iterations, scale, trained = key
+        error, mse = (spread([card[name] for card in alike], form) for name, form in COLUMNS)
+        runs = f" ({len(alike)} seeds)" if len(alike) > 1 else ""
         lines.append(f"| `{preset}`{runs} | {iterations} | {scale or 'none'} | {trained} | {error} | {mse} |")
     return "\n".join([*HEAD, *lines, *ELSEWHERE]) + "\n"
 
