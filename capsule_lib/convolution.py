@@ -1,83 +1,106 @@
-"""A strided convolution from few multiplications, for processors.
+"""A convolution with fewer multiplications, for processors (not in the paper).
 
-The 9 x 9 convolution of the primary capsules is nearly all that is left to compute once routing is lean. Done directly,
-each of its 6 x 6 outputs asks for 81 multiplications, for each pair of channels: 2,916. Here it takes 592.
+Once routing is lean, the 9 x 9 convolution of the primary capsules is nearly all that is left to compute. Done directly,
+its 6 x 6 outputs take 36 x 81 = 2,916 multiplications for each pair of channels. In the Fourier domain they take 592.
 """
 
 import math
 from functools import lru_cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import pad
 
 
-def convolve(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
-    """What `torch.nn.functional.conv2d(x, weight, bias, stride)` gives, to rounding, in three matrix products.
+class FourierConv2d(nn.Conv2d):
+    """`nn.Conv2d` without padding. On a processor it takes the way of `convolve` for 64 small images or more: the kernels are
+    transformed anew in each pass, which only many images pay back, and large images would need large transforms.
+    Under autocast it convolves directly, because processors have an instruction for bfloat16. The numbers are the same.
+    """
 
-    A step of two pixels splits image and kernel into four: even and odd rows, even and odd columns. In each the kernel
-    moves by one pixel at a time, and that is a product in the Fourier domain. The transforms are small enough to be
-    matrices, so that gradients follow by themselves. It pays for many images at a time: the kernels are transformed anew
-    in each call.
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1):
+        super().__init__(in_channels, out_channels, kernel_size, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        many_small = x.dim() == 4 and len(x) >= 64 and x.shape[2] * x.shape[3] <= 32 * 32
+        if many_small and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu") and self._fits(x):
+            return convolve(x, self.weight, self.bias, self.stride[0])
+        return super().forward(x)
+
+    def _fits(self, x: Tensor) -> bool:  # what does not is left to nn.Conv2d, whose errors say why
+        return x.shape[1] == self.in_channels and min(x.shape[2:]) >= self.kernel_size[0]
+
+
+def convolve(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
+    """What `torch.nn.functional.conv2d(x, weight, bias, stride)` gives, to rounding, from three matrix products.
+
+    Where the kernel moves by two pixels, x and kernel fall into four parts: even and odd rows, even and odd columns. Within
+    a part the kernel moves by one pixel, and the sum over all its places is one product for each frequency. The transforms
+    are small enough to be written as matrices, so gradients follow by themselves.
 
     Args:
         x: [B, C, H, W].
-        weight: [O, C, k, k].
+        weight: [O, C, k, k], with k at most H and W.
         bias: [O].
 
     Returns:
-        [B, O, rows, columns], as many as fit.
+        [B, O, rows, columns], one for each place where the kernel fits.
     """
-    (batch, channels, *size), (out, _, kernel, _) = x.shape, weight.shape
-    taps = -(-kernel // stride)
-    rows, columns = ((length - kernel) // stride + 1 for length in size)
-    height, width = rows + taps - 1, columns + taps - 1  # of one part, of `stride` squared
-    of_image, of_kernel, to_output = (t.to(x) for t in _transforms(rows, columns, taps))
+    (batch, channels, height, width), (out, _, kernel, _) = x.shape, weight.shape
+    taps = -(-kernel // stride)  # of the kernel's largest part, along a side
+    rows, columns = (height - kernel) // stride + 1, (width - kernel) // stride + 1
+    part = rows + taps - 1, columns + taps - 1
+    of_x, of_kernel, to_output = (matrix.to(x) for matrix in _transforms(rows, columns, taps))
 
-    x = pad(x, (0, stride * width - size[1], 0, stride * height - size[0]))
-    x = x.permute(2, 3, 0, 1).reshape(height, stride, width, stride, batch, channels)
-    x = x.permute(0, 2, 4, 1, 3, 5).reshape(height * width, -1)
+    # Each place of a part becomes a row, for the transforms to mix; everything else goes along in the columns.
+    x = pad(x, (0, stride * part[1] - width, 0, stride * part[0] - height))  # cuts off what the kernel never reaches
+    x = x.permute(2, 3, 0, 1).reshape(part[0], stride, part[1], stride, batch, channels)
+    x = x.permute(0, 2, 4, 1, 3, 5).reshape(part[0] * part[1], -1)
     weight = pad(weight, 2 * (0, stride * taps - kernel)).view(out, channels, taps, stride, taps, stride)
     weight = weight.permute(0, 3, 5, 1, 2, 4).reshape(-1, taps * taps)
 
-    image_side = (of_image @ x).view(len(of_image), batch, -1)  # [P, B, 4 C] with a stride of 2
-    kernel_side = (of_kernel @ weight.T).view(len(of_kernel), out, -1)  # [P, O, 4 C]
-    products = image_side @ kernel_side.mT
-    y = to_output @ products.view(len(products), -1)
+    x = (of_x @ x).view(len(of_x), batch, -1)  # [P, B, stride * stride * C]
+    weight = (of_kernel @ weight.T).view(len(of_kernel), out, -1)  # [P, O, stride * stride * C]
+    y = to_output @ (x @ weight.mT).flatten(1)
     return y.view(rows, columns, batch, out).permute(2, 3, 0, 1) + bias[:, None, None]
 
 
 @lru_cache
 def _transforms(rows: int, columns: int, taps: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Matrices A, B, C with C @ (A x * B w) = the correlation of an image x with a kernel w, both written as columns.
+    """Real matrices R [P, N], S [P, T], Y [M, P] with Y @ (R @ x * S @ w) = the sums of an image part x times a kernel part w
+    at all M = rows x columns places of the kernel; x has N = (rows + taps - 1) x (columns + taps - 1) numbers, w T = taps x taps.
 
-    A and C hold the discrete Fourier transform and its inverse; B the conjugate of the kernel's transform. Of each pair of
-    conjugate frequencies one is enough, and (a + bi)(c + di) takes three multiplications, not four (Gauss):
-    (a + b)c - b(c + d) + i((a + b)c + a(d - c)).
+    By the convolution theorem this is the inverse Fourier transform of x's times the conjugate of w's. Frequencies come in
+    conjugate pairs, and one of a pair is enough; a few are their own conjugates, and real. A product of complex numbers
+    takes three multiplications instead of four (Gauss): (a + bi)(c + di) = p - r + (p + q)i
+    with p = (a + b)c, q = a(d - c), r = b(c + d).
     """
-    sizes = torch.tensor([rows + taps - 1, columns + taps - 1])
+    size = torch.tensor([rows + taps - 1, columns + taps - 1])
 
     def places(rows: int, columns: int) -> Tensor:
         return torch.cartesian_prod(torch.arange(rows), torch.arange(columns))
 
-    frequencies = places(*sizes)
-    number = frequencies @ torch.tensor([sizes[1], 1])
-    of_conjugate = (-frequencies % sizes) @ torch.tensor([sizes[1], 1])
-    real, pairs = frequencies[number == of_conjugate], frequencies[number < of_conjugate]
+    frequencies = places(*size)
+    number, number_of_conjugate = (
+        f @ torch.stack([size[1], size.new_ones(())]) for f in (frequencies, -frequencies % size)
+    )
+    real, pairs = frequencies[number == number_of_conjugate], frequencies[number < number_of_conjugate]
 
-    def angles(frequencies: Tensor, places: Tensor) -> Tensor:
-        return 2 * math.pi * (frequencies / sizes.double()) @ places.T.double()
+    def waves(where: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Real frequencies, and the real and the imaginary parts of the pairs, at some places: each [frequencies, places]."""
+        real_angles, angles = (2 * math.pi * (f / size.double()) @ where.T.double() for f in (real, pairs))
+        return real_angles.cos(), angles.cos(), angles.sin()
 
-    of_image = angles(real, frequencies).cos()
-    a, b = angles(pairs, frequencies).cos(), -angles(pairs, frequencies).sin()
-    kernel = places(taps, taps)
-    of_kernel = angles(real, kernel).cos()
-    c, d = angles(pairs, kernel).cos(), angles(pairs, kernel).sin()
-    outputs = places(rows, columns)
-    to_output = angles(real, outputs).cos()
-    e, f = 2 * angles(pairs, outputs).cos(), -2 * angles(pairs, outputs).sin()
+    x, a, minus_b = waves(frequencies)  # the places of a part, as many as frequencies
+    b = -minus_b
+    w, c, d = waves(places(taps, taps))
+    y, cos, sin = waves(places(rows, columns))
+    cos, sin = (
+        2 * cos,
+        2 * sin,
+    )  # once for each frequency of a pair; the sum wants cos times the real part, -sin times the other
     return (
-        torch.cat([of_image, a + b, a, b]),
-        torch.cat([of_kernel, c, d - c, c + d]),
-        torch.cat([to_output, e + f, f, -e]).T / sizes.prod(),
+        torch.cat([x, a + b, a, b]),
+        torch.cat([w, c, d - c, c + d]),
+        torch.cat([y, cos - sin, -sin, -cos]).T / size.prod(),
     )

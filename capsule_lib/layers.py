@@ -6,7 +6,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from capsule_lib.convolution import convolve
+from capsule_lib.convolution import FourierConv2d
 from capsule_lib.losses import one_hot
 from capsule_lib.routing import fitting, route, squash
 
@@ -23,22 +23,14 @@ class PrimaryCaps(nn.Module):
     def __init__(self, in_channels: int, types: int, dim: int, kernel_size: int = 9, stride: int = 2):
         super().__init__()
         self.dim = dim
-        self.conv = nn.Conv2d(in_channels, dim * types, kernel_size, stride)
+        self.conv = FourierConv2d(in_channels, dim * types, kernel_size, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         # Channel k * types + t is number k of type t. So a view separates the K numbers of a capsule from everything
         # that tells capsules apart (type, row, column), and no number moves: [B, K*types, H', W'] -> [B, K, I].
-        x = self._convolve(x)
+        x = self.conv(x)
         u = x.reshape(len(x), self.dim, -1).transpose(1, 2)
         return squash(u)
-
-    def _convolve(self, x: Tensor) -> Tensor:
-        # On a processor fewer multiplications take less time, if there are images enough to share the kernels' transform.
-        # Large images would need large transforms; bfloat16 has an instruction of its own for the direct way.
-        many_small_images = len(x) >= 64 and x.shape[2] * x.shape[3] <= 32 * 32
-        if x.device.type == "cpu" and many_small_images and not torch.is_autocast_enabled("cpu"):
-            return convolve(x, self.conv.weight, self.conv.bias, self.conv.stride[0])
-        return self.conv(x)
 
 
 class DigitCaps(nn.Module):

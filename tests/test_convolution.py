@@ -1,0 +1,105 @@
+"""The convolution with fewer multiplications: the same numbers as PyTorch's, wherever it is taken."""
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from capsule_lib import CapsNet
+from capsule_lib.convolution import FourierConv2d, convolve
+
+SHAPES = [  # B, C, H, W, O, kernel, stride
+    (3, 2, 20, 20, 4, 9, 2),  # as in the paper
+    (2, 3, 32, 32, 2, 9, 2),  # an even number of places
+    (2, 3, 21, 26, 5, 9, 2),  # not square, and the last row is never reached
+    (2, 1, 17, 9, 3, 9, 2),  # one place along a side
+    (1, 1, 9, 9, 1, 9, 2),  # one place
+    (2, 3, 14, 15, 2, 5, 1),
+    (2, 3, 14, 15, 2, 5, 3),
+    (2, 2, 11, 10, 3, 2, 3),  # pixels between the kernel's places are skipped
+]
+
+
+def both(shape, channels_last=False):
+    """Outputs and gradients, by PyTorch and by `convolve`, in float64."""
+    batch, channels, height, width, out, kernel, stride = shape
+    torch.manual_seed(0)
+    x = torch.randn(batch, channels, height, width, dtype=torch.float64)
+    weight = torch.randn(out, channels, kernel, kernel, dtype=torch.float64)
+    if channels_last:
+        x, weight = (t.contiguous(memory_format=torch.channels_last) for t in (x, weight))
+    leaves = [x.requires_grad_(), weight.requires_grad_(), torch.randn(out, dtype=torch.float64, requires_grad=True)]
+    results = []
+    for function in (nn.functional.conv2d, convolve):
+        y = function(*leaves, stride)
+        towards = torch.randn(y.shape, dtype=y.dtype, generator=torch.Generator().manual_seed(1))
+        results.append([y, *torch.autograd.grad(y, leaves, towards)])
+    return zip(*results, strict=True)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_numbers_and_gradients_are_those_of_conv2d(shape, channels_last):
+    for expected, got in both(shape, channels_last):
+        assert got.shape == expected.shape
+        assert (got - expected).norm() < 1e-12 * expected.norm()
+
+
+def multiplications(run):
+    """How many each kind of operation takes, as PyTorch counts."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        run()
+    return {str(operation): flops // 2 for operation, flops in counter.get_flop_counts()["Global"].items()}
+
+
+def test_the_papers_kernel_takes_592_multiplications_for_each_pair_of_channels():
+    x, weight, bias = torch.randn(5, 3, 20, 20), torch.randn(7, 3, 9, 9), torch.zeros(7)
+    counted = multiplications(lambda: convolve(x, weight, bias, 2))
+    assert counted["aten.bmm"] == 592 * 5 * 3 * 7
+    assert multiplications(lambda: nn.functional.conv2d(x, weight, bias, 2))["aten.convolution"] == 2916 * 5 * 3 * 7
+
+
+def test_float32_keeps_its_digits():
+    torch.manual_seed(0)
+    layer, x = FourierConv2d(32, 16, 9, 2), torch.rand(64, 32, 20, 20)
+    expected = nn.functional.conv2d(x.double(), layer.weight.double(), layer.bias.double(), 2)
+    assert (layer(x) - expected).norm() < 3e-6 * expected.norm()
+
+
+@pytest.mark.parametrize(
+    ("batch", "side", "bfloat16", "directly"),
+    [
+        (64, 20, False, False),
+        (63, 20, False, True),
+        (64, 32, False, False),
+        (64, 33, False, True),
+        (64, 20, True, True),
+    ],
+)
+def test_it_is_taken_for_many_small_images_in_full_precision(batch, side, bfloat16, directly):
+    torch.manual_seed(0)
+    layer, x = FourierConv2d(2, 4, 9, 2), torch.rand(batch, 2, side, side)
+    with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+        assert ("aten.convolution" in multiplications(lambda: layer(x))) == directly
+        result = layer(x)
+    assert result.dtype == (torch.bfloat16 if bfloat16 else torch.float32)
+    expected = nn.functional.conv2d(x, layer.weight, layer.bias, 2)
+    assert (result - expected).norm() < (1e-2 if bfloat16 else 1e-5) * expected.norm()
+
+
+def test_the_network_takes_it():
+    net, x = CapsNet.from_preset("small"), torch.rand(64, 1, 28, 28)
+    direct = 2916 * 64 * 64
+    stem = 400 * 64 * 81
+    assert multiplications(lambda: net(x))["aten.convolution"] == 64 * stem
+    assert multiplications(lambda: net(x[:1]))["aten.convolution"] == stem + direct
+
+
+@pytest.mark.parametrize("shape", [(64, 3, 20, 20), (64, 2, 8, 20), (64, 20, 20, 2)])
+def test_images_that_do_not_fit_get_the_error_of_pytorch(shape):
+    layer = FourierConv2d(2, 4, 9, 2)
+    with pytest.raises(RuntimeError) as expected:
+        nn.functional.conv2d(torch.rand(shape), layer.weight, layer.bias, 2)
+    with pytest.raises(RuntimeError) as got:
+        layer(torch.rand(shape))
+    assert str(got.value) == str(expected.value)
