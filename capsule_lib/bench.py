@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -79,9 +80,14 @@ def measure_layer(form: str, in_capsules: int, batch: int, device: str = "cpu", 
     return _measure(forward, lambda v: v.backward(towards), torch.device(device), seconds)
 
 
-def measure_step(form: str, bfloat16: bool, batch: int, device: str = "cpu", seconds: float = 6.0) -> dict:
-    """A training step of the paper's network: forward and loss, then backward and Adam."""
-    net = with_form(CapsNet.from_preset("paper"), form).to(device)
+def measure_step(form: str, convolution: str, batch: int, device: str = "cpu", seconds: float = 6.0) -> dict:
+    """A training step of the paper's network: forward and loss, then backward and Adam. The primary capsules' convolution
+    is 'direct', 'bfloat16' (direct, as the stem's), or 'fourier'."""
+    net = with_form(CapsNet.from_preset("paper"), form)
+    if convolution != "fourier":
+        net.primary_caps.conv.forward = partial(nn.Conv2d.forward, net.primary_caps.conv)
+    net.to(device)
+    bfloat16 = convolution == "bfloat16"
     optimizer = torch.optim.Adam(net.parameters(), fused=True)
     x, y = torch.rand(batch, 1, 28, 28, device=device), torch.arange(batch, device=device) % 10
 
@@ -215,9 +221,11 @@ def bench(turns: int) -> dict:
                     {"device": device, "in_capsules": in_capsules, "batch": batch, "form": form, **row}
                 )
         print(f"\ntraining step of the paper's network, 128 images, {device}")
-        calls = {form: (measure_step, form, False, 128, device) for form in FORMS}
+        calls = {form: (measure_step, form, "direct", 128, device) for form in FORMS}
+        if device == "cpu":  # elsewhere it is direct
+            calls["vote-free, Fourier convolution"] = (measure_step, "vote-free", "fourier", 128, device)
         if has_bfloat16(torch.device(device)):
-            calls["vote-free, bfloat16 convolutions"] = (measure_step, "vote-free", True, 128, device)
+            calls["vote-free, bfloat16 convolutions"] = (measure_step, "vote-free", "bfloat16", 128, device)
         for form, row in _compare(calls, turns):
             result["steps"].append({"device": device, "batch": 128, "form": form, **row})
     return result

@@ -32,7 +32,7 @@ class FourierConv2d(nn.Conv2d):
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
-    """What `torch.nn.functional.conv2d(x, weight, bias, stride)` gives, to rounding, from three matrix products.
+    """What `torch.nn.functional.conv2d(x, weight, bias, stride)` gives, to rounding, from four matrix products.
 
     Where the kernel moves by two pixels, x and kernel fall into four parts: even and odd rows, even and odd columns. Within
     a part the kernel moves by one pixel, and the sum over all its places is one product for each frequency. The transforms
@@ -72,8 +72,8 @@ def _transforms(rows: int, columns: int, taps: int) -> tuple[Tensor, Tensor, Ten
 
     By the convolution theorem this is the inverse Fourier transform of x's times the conjugate of w's. Frequencies come in
     conjugate pairs, and one of a pair is enough; a few are their own conjugates, and real. A product of complex numbers
-    takes three multiplications instead of four (Gauss): (a + bi)(c + di) = p - r + (p + q)i
-    with p = (a + b)c, q = a(d - c), r = b(c + d).
+    takes three multiplications of real ones, not four: (a + bi)(c + di) = p - r + (p + q)i with p = (a + b)c, q = a(d - c),
+    r = b(c + d).
     """
     size = torch.tensor([rows + taps - 1, columns + taps - 1])
 
@@ -81,9 +81,8 @@ def _transforms(rows: int, columns: int, taps: int) -> tuple[Tensor, Tensor, Ten
         return torch.cartesian_prod(torch.arange(rows), torch.arange(columns))
 
     frequencies = places(*size)
-    number, number_of_conjugate = (
-        f @ torch.stack([size[1], size.new_ones(())]) for f in (frequencies, -frequencies % size)
-    )
+    opposite = -frequencies % size
+    number, number_of_conjugate = torch.arange(len(frequencies)), opposite[:, 0] * size[1] + opposite[:, 1]
     real, pairs = frequencies[number == number_of_conjugate], frequencies[number < number_of_conjugate]
 
     def waves(where: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -8,6 +8,7 @@ import psutil
 import pytest
 import torch
 from PIL import Image
+from torch.utils.flop_counter import FlopCounterMode
 
 from capsule_lib import CapsNet, bench, explorer
 from capsule_lib.model import PRESETS
@@ -69,6 +70,21 @@ def test_256_pixels_fit_in_20_gib_without_votes_and_not_with_copies_of_the_weigh
     row = bench.in_own_process(bench.two_steps_at, 256, "vote-free", 16, 20.0)
     assert row["fits"] and row["parameters"] == 797_326_080 and row["peak_gib"] < 20
     assert not bench.in_own_process(bench.two_steps_at, 256, "naive", 5, 20.0)["fits"]
+
+
+@pytest.mark.parametrize(("convolution", "directly"), [("direct", True), ("bfloat16", True), ("fourier", False)])
+def test_a_step_is_measured_with_the_convolution_it_names(monkeypatch, convolution, directly):
+    counted = []
+
+    def count(forward, backward, device, seconds):
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            forward()
+        counted.append(counter.get_flop_counts()["Global"][torch.ops.aten.convolution] // 2)
+
+    monkeypatch.setattr(bench, "_measure", count)
+    bench.measure_step("vote-free", convolution, 64)
+    stem, primary = 64 * 400 * 256 * 81, 64 * 36 * 256 * 256 * 81
+    assert counted == [stem + directly * primary]
 
 
 def test_the_table_and_its_file_hold_the_ratios(monkeypatch, tmp_path, capsys):
