@@ -22,7 +22,9 @@ notebooks: .venv/installed
 		--ExecutePreprocessor.record_timing=False $(NOTEBOOKS)
 
 slides: .venv/installed
-	$(BIN)/jupyter nbconvert --to slides --output-dir build/slides $(NOTEBOOKS)
+	$(BIN)/jupyter nbconvert --to slides --output-dir build/slides --no-prompt \
+		--TemplateExporter.extra_template_basedirs=notebooks --template=slides \
+		--SlidesExporter.reveal_width=1280 --SlidesExporter.reveal_height=800 $(NOTEBOOKS)
 
 lint: .venv/installed
 	$(BIN)/ruff check

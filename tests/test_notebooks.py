@@ -2,6 +2,8 @@
 
 import ast
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -185,11 +187,19 @@ def test_the_listener_of_notebook_08_sees_a_copy_and_no_view():
     assert seen.bytes == 200_000 and "clone" in seen.what
 
 
+@pytest.mark.skipif(not shutil.which("make"), reason="needs make")
 @pytest.mark.parametrize("path", PATHS, ids=NAMES)
 def test_slides_build(path, tmp_path):
-    command = [sys.executable, "-m", "nbconvert", "--to", "slides", "--output-dir", str(tmp_path), str(path)]
-    subprocess.run(command, check=True, capture_output=True)
-    assert (tmp_path / f"{path.stem}.slides.html").read_text(encoding="utf-8").count("<section") > 8
+    """As `make slides` builds them, so that long code is wrapped and a long slide scrolls to what is shown next."""
+    recipe = subprocess.run(
+        ["make", "-n", "slides", f"NOTEBOOKS={path}"], cwd=FOLDER.parent, check=True, capture_output=True, text=True
+    ).stdout.replace("\\\n", " ")
+    words = shlex.split(recipe[recipe.index("nbconvert --to slides") :].replace("build/slides", str(tmp_path)))
+    subprocess.run([sys.executable, "-m", *words], cwd=FOLDER.parent, check=True, capture_output=True)
+    slides = (tmp_path / f"{path.stem}.slides.html").read_text(encoding="utf-8")
+    assert slides.count("<section") > 8 and "width: 1280" in slides
+    for rule in ("overflow: hidden auto", "white-space: pre-wrap", "fragmentshown"):
+        assert slides.rindex(rule) < slides.index("<body")
 
 
 @pytest.mark.gpu
