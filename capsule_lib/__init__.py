@@ -1,7 +1,7 @@
 """Capsule networks after Sabour, Frosst and Hinton, 'Dynamic Routing Between Capsules' (2017).
 
-The data's way through the package: images -> `data` -> `layers` (with `routing`) -> `model` -> `losses`
--> `training` -> `weights`; beside them `plots` and `checks` for the notebooks; on top `spreads`,
+The data's way through the package: images -> `data` -> `layers` (with `convolution` and `routing`) -> `model`
+-> `losses` -> `training` -> `weights`; beside them `plots` and `checks` for the notebooks; on top `spreads`,
 `shape`, and `explorer` with its `pictures`, `drawing` and `labels`.
 
 Shape letters, the same everywhere:

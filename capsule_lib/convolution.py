@@ -94,10 +94,8 @@ def _transforms(rows: int, columns: int, taps: int) -> tuple[Tensor, Tensor, Ten
     b = -minus_b
     w, c, d = waves(places(taps, taps))
     y, cos, sin = waves(places(rows, columns))
-    cos, sin = (
-        2 * cos,
-        2 * sin,
-    )  # once for each frequency of a pair; the sum wants cos times the real part, -sin times the other
+    # A frequency of a pair counts twice: the real part of its product times cos, less the imaginary part times sin.
+    cos, sin = 2 * cos, 2 * sin
     return (
         torch.cat([x, a + b, a, b]),
         torch.cat([w, c, d - c, c + d]),
