@@ -59,10 +59,11 @@ def test_the_papers_kernel_takes_592_multiplications_for_each_pair_of_channels()
     assert multiplications(lambda: nn.functional.conv2d(x, weight, bias, 2))["aten.convolution"] == 2916 * 5 * 3 * 7
 
 
-def test_float32_keeps_its_digits():
+@pytest.mark.parametrize("stride", [1, 2])
+def test_float32_keeps_its_digits(stride):
     torch.manual_seed(0)
-    layer, x = FourierConv2d(32, 16, 9, 2), torch.rand(64, 32, 20, 20)
-    expected = nn.functional.conv2d(x.double(), layer.weight.double(), layer.bias.double(), 2)
+    layer, x = FourierConv2d(32, 16, 9, stride), torch.rand(64, 32, 20, 20)
+    expected = nn.functional.conv2d(x.double(), layer.weight.double(), layer.bias.double(), stride)
     assert (layer(x) - expected).norm() < 3e-6 * expected.norm()
 
 
@@ -85,6 +86,11 @@ def test_it_is_taken_for_many_small_images_in_full_precision(batch, side, bfloat
     assert result.dtype == (torch.bfloat16 if bfloat16 else torch.float32)
     expected = nn.functional.conv2d(x, layer.weight, layer.bias, 2)
     assert (result - expected).norm() < (1e-2 if bfloat16 else 1e-5) * expected.norm()
+
+
+def test_a_layer_in_half_precision_convolves_directly():
+    layer, x = FourierConv2d(2, 4, 9, 2).bfloat16(), torch.rand(64, 2, 20, 20).bfloat16()
+    assert "aten.convolution" in multiplications(lambda: layer(x))
 
 
 def test_the_network_takes_it():
