@@ -117,7 +117,7 @@ def parse_arguments() -> argparse.Namespace:
     add(
         "--precision",
         choices=["auto", "float32", "bfloat16"],
-        help="of the convolutions; auto is bfloat16 where the hardware has it, which is about twice as fast (default: auto)",
+        help="of the convolutions; auto is bfloat16 where the hardware has it (default: auto)",
     )
     return parser.parse_args()
 

@@ -14,6 +14,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import short_training
 import torch
@@ -24,7 +25,8 @@ from capsule_lib.training import Recipe, Training
 from capsule_lib.weights import read_card
 
 ROOT = Path(__file__).parent.parent
-SHORT = ["--epochs", "4", "--batch-size", "50", "--rotation", "10", "--scaling", "0.1", "--averaging", "0.9"]
+# 360 images: five batches of 70, which convolve in the Fourier domain, and one of 10, which convolves directly.
+SHORT = ["--epochs", "4", "--batch-size", "70", "--rotation", "10", "--scaling", "0.1", "--averaging", "0.9"]
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["capsule_lib.train"])  # a process then starts in a moment
 
@@ -310,17 +312,31 @@ def test_help_says_how_to_begin():
         assert word in done.stdout
 
 
+def words(out, *arguments, processes=None):
+    """The command line of a short training, under torchrun where `processes` says how many share it."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes] if processes else []
+    line = [
+        sys.executable,
+        *launcher,
+        ROOT / "tests" / "short_training.py",
+        "--out",
+        out,
+        "--preset",
+        "tiny",
+        *arguments,
+    ]
+    return {"args": list(map(str, line)), "env": {**os.environ, "OMP_NUM_THREADS": "1"}, "text": True}
+
+
 # 360 images: 51 batches of 7 and one of 3, which two processes share as 2 and 1; or one of 359 and one of a single image.
 @pytest.mark.parametrize(("batch_size", "epochs", "steps"), [(7, 2, 104), (359, 3, 6)])
 def test_two_processes_train_like_one(tmp_path, batch_size, epochs, steps):
-    arguments = ["--preset", "tiny", "--epochs", epochs, "--batch-size", batch_size, "--precision", "float32"]
+    arguments = ["--epochs", epochs, "--batch-size", batch_size, "--precision", "float32"]
     arguments += ["--rotation", "10", "--learning-rate", "0.01", "--averaging", "0.5"]
     checkpoints = []
-    for launcher in ([], ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]):
-        out = tmp_path / str(len(checkpoints))
-        words = [sys.executable, *launcher, ROOT / "tests" / "short_training.py", "--out", out, *arguments]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(list(map(str, words)), capture_output=True, text=True, timeout=120, env=environment)
+    for processes in (None, 2):
+        out = tmp_path / str(processes)
+        done = subprocess.run(**words(out, *arguments, processes=processes), capture_output=True, timeout=120)
         assert done.returncode == 0, done.stderr
         checkpoints.append(checkpoint(out))
     one, two = checkpoints
@@ -328,6 +344,27 @@ def test_two_processes_train_like_one(tmp_path, batch_size, epochs, steps):
     for ours, theirs in zip(two["history"], one["history"], strict=True):
         for name in ("margin", "reconstruction", "error", "validation_error", "validation_mse"):
             assert ours[name] == pytest.approx(theirs[name], rel=1e-4)
+
+
+def test_two_processes_go_on_where_they_were_killed(tmp_path):
+    arguments = ["--epochs", "4", "--batch-size", "14", "--precision", "float32", "--averaging", "0.9"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert subprocess.run(**words(whole, *arguments, processes=2), capture_output=True, timeout=120).returncode == 0
+    process = subprocess.Popen(
+        **words(killed, *arguments, processes=2), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    while not (killed / "metrics.csv").exists() or "1," not in (killed / "metrics.csv").read_text():
+        assert process.poll() is None
+        time.sleep(0.01)
+    everyone = psutil.Process(process.pid).children(recursive=True)
+    for one in [psutil.Process(process.pid), *everyone]:
+        one.kill()
+    psutil.wait_procs(everyone, timeout=30)
+    process.wait()
+    assert not (killed / "weights.safetensors").exists()  # it was killed before its end
+    resumed = subprocess.run(**words(killed, "--resume", processes=2), capture_output=True, timeout=120)
+    assert resumed.returncode == 0, resumed.stderr
+    assert_same_run(killed, whole)
 
 
 def test_the_move_of_an_image_depends_on_seed_epoch_and_image_alone(monkeypatch):
