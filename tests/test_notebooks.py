@@ -192,7 +192,11 @@ def test_the_listener_of_notebook_08_sees_a_copy_and_no_view():
 def test_slides_build(path, tmp_path):
     """As `make slides` builds them, so that long code is wrapped and a long slide scrolls to what is shown next."""
     recipe = subprocess.run(
-        ["make", "-n", "slides", f"NOTEBOOKS={path}"], cwd=FOLDER.parent, check=True, capture_output=True, text=True
+        ["make", "-n", "--no-print-directory", "slides", f"NOTEBOOKS={path}"],
+        cwd=FOLDER.parent,
+        check=True,
+        capture_output=True,
+        text=True,
     ).stdout.replace("\\\n", " ")
     words = shlex.split(recipe[recipe.index("nbconvert --to slides") :].replace("build/slides", str(tmp_path)))
     subprocess.run([sys.executable, "-m", *words], cwd=FOLDER.parent, check=True, capture_output=True)
