@@ -84,7 +84,7 @@ def measure_step(form: str, convolution: str, batch: int, device: str = "cpu", s
     """A training step of the paper's network: forward and loss, then backward and Adam. The primary capsules' convolution
     is 'direct', 'bfloat16' (direct, as the stem's), or 'fourier'."""
     net = with_form(CapsNet.from_preset("paper"), form)
-    if convolution != "fourier":
+    if convolution == "direct":  # in bfloat16 the layer convolves directly by itself
         net.primary_caps.conv.forward = partial(nn.Conv2d.forward, net.primary_caps.conv)
     net.to(device)
     bfloat16 = convolution == "bfloat16"

@@ -67,6 +67,7 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
 
 
 @lru_cache
+@torch.inference_mode(False)  # kept for later calls, which may ask for gradients
 def _transforms(rows: int, columns: int, taps: int) -> tuple[Tensor, Tensor, Tensor]:
     """Real matrices R [P, N], S [P, T], Y [M, P] with Y @ (R @ x * S @ w) = the sums of an image part x times a kernel part w
     at all M = rows x columns places of the kernel; x has N = (rows + taps - 1) x (columns + taps - 1) numbers, w T = taps x taps.

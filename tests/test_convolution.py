@@ -3,10 +3,9 @@
 import pytest
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from capsule_lib import CapsNet
-from capsule_lib.convolution import FourierConv2d, convolve
+from capsule_lib.convolution import FourierConv2d, _transforms, convolve
 
 SHAPES = [  # B, C, H, W, O, kernel, stride
     (3, 2, 20, 20, 4, 9, 2),  # as in the paper
@@ -45,14 +44,7 @@ def test_the_numbers_and_gradients_are_those_of_conv2d(shape, channels_last):
         assert (got - expected).norm() < 1e-12 * expected.norm()
 
 
-def multiplications(run):
-    """How many each kind of operation takes, as PyTorch counts."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        run()
-    return {str(operation): flops // 2 for operation, flops in counter.get_flop_counts()["Global"].items()}
-
-
-def test_the_papers_kernel_takes_592_multiplications_for_each_pair_of_channels():
+def test_the_papers_kernel_takes_592_multiplications_for_each_pair_of_channels(multiplications):
     x, weight, bias = torch.randn(5, 3, 20, 20), torch.randn(7, 3, 9, 9), torch.zeros(7)
     counted = multiplications(lambda: convolve(x, weight, bias, 2))
     assert counted["aten.bmm"] == 592 * 5 * 3 * 7
@@ -77,7 +69,7 @@ def test_float32_keeps_its_digits(stride):
         (64, 20, True, True),
     ],
 )
-def test_it_is_taken_for_many_small_images_in_full_precision(batch, side, bfloat16, directly):
+def test_it_is_taken_for_many_small_images_in_full_precision(multiplications, batch, side, bfloat16, directly):
     torch.manual_seed(0)
     layer, x = FourierConv2d(2, 4, 9, 2), torch.rand(batch, 2, side, side)
     with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
@@ -88,12 +80,21 @@ def test_it_is_taken_for_many_small_images_in_full_precision(batch, side, bfloat
     assert (result - expected).norm() < (1e-2 if bfloat16 else 1e-5) * expected.norm()
 
 
-def test_a_layer_in_half_precision_convolves_directly():
+def test_a_layer_in_half_precision_convolves_directly(multiplications):
     layer, x = FourierConv2d(2, 4, 9, 2).bfloat16(), torch.rand(64, 2, 20, 20).bfloat16()
     assert "aten.convolution" in multiplications(lambda: layer(x))
 
 
-def test_the_network_takes_it():
+def test_what_was_run_for_inference_can_be_trained_afterwards():
+    _transforms.cache_clear()
+    layer, x = FourierConv2d(2, 4, 9, 2).double(), torch.rand(64, 2, 20, 20, dtype=torch.float64)
+    with torch.inference_mode():
+        layer(x)
+    layer(x).sum().backward()
+    assert layer.weight.grad.norm() > 0
+
+
+def test_the_network_takes_it(multiplications):
     net, x = CapsNet.from_preset("small"), torch.rand(64, 1, 28, 28)
     direct = 2916 * 64 * 64
     stem = 400 * 64 * 81

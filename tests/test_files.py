@@ -465,13 +465,9 @@ def test_the_readme_quotes_the_committed_benchmarks():
         if row["form"] == "vote-free"
     ]
     rows += [
-        (f"training step of the paper's network, {row['form']}", row)
-        for row in bench["steps"]
-        if row["form"].startswith("vote-free")
-    ]
-    rows += [
-        (f"training step of the paper's network, {row['form']}, on a machine without bfloat16", row)
-        for row in without_bfloat16["steps"]
+        (f"training step of the paper's network, {row['form']}{where}", row)
+        for record, where in [(bench, ""), (without_bfloat16, ", on a machine without bfloat16")]
+        for row in record["steps"]
         if row["form"].startswith("vote-free")
     ]
     lines = [f"| {name} | {row['times_faster']:.0f} | {row['times_less_memory']:.0f} |" for name, row in rows[:3]]

@@ -57,6 +57,14 @@ def whole(tmp_path_factory):
     return out, time.monotonic() - start
 
 
+def wait_for_an_epoch(out):
+    """Until the run has written that its first epoch is done."""
+    end = time.monotonic() + 120
+    while not (out / "metrics.csv").exists() or "1," not in (out / "metrics.csv").read_text():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 def checkpoint(out):
     return torch.load(out / "checkpoint.pt", weights_only=True)
 
@@ -114,8 +122,7 @@ def test_killed_between_two_files_a_run_resumes_to_both(whole, tmp_path, name):
 def test_ctrl_c_finishes_the_step_and_saves_what_resume_needs(whole, tmp_path, number):
     out, log = tmp_path / "run", tmp_path / "log"
     process = start("--out", out, *SHORT, log=log)
-    while not (out / "metrics.csv").exists() or "1," not in (out / "metrics.csv").read_text():
-        time.sleep(0.01)
+    wait_for_an_epoch(out)
     os.kill(process.pid, number)
     process.join(60)
     assert process.exitcode == 130
@@ -282,8 +289,7 @@ def with_little_room(out, log):
 def test_a_full_disk_ends_the_run_and_leaves_the_last_checkpoint(whole, tmp_path):
     out, log = tmp_path / "run", tmp_path / "log"
     process = start("--out", out, *SHORT)
-    while not (out / "metrics.csv").exists() or "1," not in (out / "metrics.csv").read_text():
-        time.sleep(0.01)
+    wait_for_an_epoch(out)
     process.kill()
     process.join()
     before = (out / "checkpoint.pt").read_bytes()
@@ -353,11 +359,9 @@ def test_two_processes_go_on_where_they_were_killed(tmp_path):
     process = subprocess.Popen(
         **words(killed, *arguments, processes=2), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    while not (killed / "metrics.csv").exists() or "1," not in (killed / "metrics.csv").read_text():
-        assert process.poll() is None
-        time.sleep(0.01)
+    wait_for_an_epoch(killed)
     everyone = psutil.Process(process.pid).children(recursive=True)
-    for one in [psutil.Process(process.pid), *everyone]:
+    for one in [process, *everyone]:
         one.kill()
     psutil.wait_procs(everyone, timeout=30)
     process.wait()
