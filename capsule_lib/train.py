@@ -4,14 +4,17 @@ python -m capsule_lib.train --help
 """
 
 import argparse
+import contextlib
 import csv
 import dataclasses
 import io
+import math
 import os
 import pickle
 import shlex
 import signal
 import sys
+from collections.abc import Callable
 from operator import itemgetter
 from pathlib import Path
 
@@ -86,20 +89,24 @@ def parse_arguments() -> argparse.Namespace:
         choices=["shipped", "mnist", "fashion"],
         help="4,000 digits that come with the course, all of MNIST, or Fashion-MNIST (default: shipped)",
     )
-    add("--epochs", type=positive(int), help="passes over the training images (default: 20)")
-    add("--batch-size", type=positive(int), help="images a step, over all processes together (default: 128)")
+    add("--epochs", type=count, help="passes over the training images (default: 20)")
+    add("--batch-size", type=count, help="images a step, over all processes together (default: 128)")
     add(
         "--learning-rate",
-        type=positive(float),
+        type=numeric(float, "a number above 0", lambda x: 0 < x < math.inf),
         help="its highest value; it rises to it and falls again (default: 0.002)",
     )
     add(
         "--reconstruction-scale",
-        type=float,
+        type=numeric(float, "0 or a number above it", lambda x: 0 <= x < math.inf),
         help="weight of the squared error summed over an image's pixels; the paper's is 0.0005 (default: 0.01)",
     )
-    add("--rotation", type=float, help="turn each training image by up to so many degrees (default: 0)")
-    add("--scaling", type=float, help="change the size of each training image by up to this share (default: 0)")
+    add(
+        "--rotation",
+        type=numeric(float, "degrees from 0 to 180", lambda x: 0 <= x <= 180),
+        help="turn each training image by up to so many degrees (default: 0)",
+    )
+    add("--scaling", type=share, help="change the size of each training image by up to this share (default: 0)")
     add(
         "--averaging",
         type=share,
@@ -112,7 +119,7 @@ def parse_arguments() -> argparse.Namespace:
         help="begin with the network of an earlier run, its weights.safetensors, instead of random weights; "
         "--data and --seed must be that run's, so that the validation set stays unseen",
     )
-    add("--iterations", type=positive(int), help="routing iterations (default: 3)")
+    add("--iterations", type=count, help="routing iterations (default: 3)")
     add("--seed", type=int, help="of the first weights, the split, the order and the moves (default: 0)")
     add(
         "--precision",
@@ -122,20 +129,20 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def positive(kind: type):
-    def convert(text: str):
-        if not (value := kind(text)) > 0:
-            raise ValueError
-        return value
+def numeric(kind: type, expected: str, fits: Callable[[float], bool]) -> Callable[[str], float]:
+    """What argparse reads an argument with: a number of `kind` that `fits`; else the error names what was `expected`."""
 
-    convert.__name__ = f"positive {kind.__name__}"  # argparse shows it: 'invalid positive int value'
+    def convert(text: str) -> float:
+        with contextlib.suppress(ValueError):
+            if fits(value := kind(text)):
+                return value
+        raise argparse.ArgumentTypeError(f"expected {expected}; got {text}")
+
     return convert
 
 
-def share(text: str) -> float:
-    if not 0 <= (value := float(text)) < 1:
-        raise argparse.ArgumentTypeError(f"expected a share of 1, from 0 to less than 1; got {text}")
-    return value
+count = numeric(int, "a whole number from 1 on", lambda n: n >= 1)
+share = numeric(float, "a share of 1, from 0 to less than 1", lambda x: 0 <= x < 1)
 
 
 def run(out: Path, resume: bool, given: dict) -> int:

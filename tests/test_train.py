@@ -227,7 +227,12 @@ def test_a_start_that_does_not_fit_is_refused(whole, tmp_path, arguments, field,
 REFUSED = [
     (["--preset", "huge"], 2, "invalid choice: 'huge'.*'paper'.*'small'"),
     (["--data", "cifar"], 2, "invalid choice: 'cifar'.*'mnist'"),
-    (["--epochs", "0"], 2, "invalid positive int value: '0'"),
+    (["--epochs", "0"], 2, "--epochs: expected a whole number from 1 on; got 0"),
+    (["--batch-size", "many"], 2, "--batch-size: expected a whole number from 1 on; got many"),
+    (["--learning-rate", "nan"], 2, "--learning-rate: expected a number above 0; got nan"),
+    (["--reconstruction-scale", "-1"], 2, "--reconstruction-scale: expected 0 or a number above it; got -1"),
+    (["--rotation", "270"], 2, "--rotation: expected degrees from 0 to 180; got 270"),
+    (["--scaling", "1"], 2, "--scaling: expected a share of 1, from 0 to less than 1; got 1"),
     (["--averaging", "1"], 2, "expected a share of 1, from 0 to less than 1; got 1"),
 ]
 
