@@ -18,7 +18,7 @@ test: .venv/installed lint
 
 # Execute from a fresh kernel and store the outputs, without widget state and timings.
 notebooks: .venv/installed
-	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.store_widget_state=False \
+	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --coalesce-streams --ExecutePreprocessor.store_widget_state=False \
 		--ExecutePreprocessor.record_timing=False $(NOTEBOOKS)
 
 slides: .venv/installed

@@ -111,7 +111,9 @@ def confusion(predictions: Tensor, labels: Tensor, classes: int = 10) -> Figure:
     counts = torch.zeros(classes, classes, dtype=torch.long)
     counts.index_put_((labels.cpu(), predictions.cpu()), torch.tensor(1), accumulate=True)
     figure, axis = plt.subplots(figsize=(6.5, 6))
-    axis.imshow((counts - counts.diag().diag()).numpy(), cmap="Oranges", vmin=0)
+    mistakes = counts - counts.diag().diag()
+    # The darkest colour is not used: black numbers could not be read on it.
+    axis.imshow(mistakes.numpy(), cmap="Oranges", vmin=0, vmax=max(1.6 * mistakes.max(), 1))
     for true in range(classes):
         for predicted in range(classes):
             if n := int(counts[true, predicted]):

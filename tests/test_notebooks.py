@@ -1,6 +1,7 @@
 """The notebooks: clean, really compared, described in words; and what they build is what the library has."""
 
 import ast
+import itertools
 import re
 import shlex
 import shutil
@@ -63,6 +64,9 @@ def test_hygiene(path):
             assert "Warning" not in text and not re.search(r"/(root|home|tmp|Users|work)/|[A-Z]:\\", text)
             if "image/png" in out.get("data", {}):
                 assert len(out.metadata["image/png"]["alt"]) > 20
+        streams = [out.get("name") for out in cell.outputs]
+        # Where the kernel happened to flush says nothing: what was printed in one go is one output, without gaps.
+        assert not any(name and name == after for name, after in itertools.pairwise(streams))
     assert all("slide_type" in cell.metadata.get("slideshow", {}) for cell in notebook.cells)
 
 
