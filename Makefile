@@ -16,10 +16,12 @@ test: .venv/installed lint
 	$(BIN)/pytest
 	$(BIN)/pytest --nbval --nbval-cell-timeout=300 $(NOTEBOOKS)
 
-# Execute from a fresh kernel and store the outputs, without widget state and timings.
+# Execute from a fresh kernel and store the outputs, without widget state and timings. Then join what the kernel printed in
+# pieces, in a second call: within one, it would be joined before it is executed.
 notebooks: .venv/installed
-	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --coalesce-streams --ExecutePreprocessor.store_widget_state=False \
+	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.store_widget_state=False \
 		--ExecutePreprocessor.record_timing=False $(NOTEBOOKS)
+	$(BIN)/jupyter nbconvert --to notebook --inplace --coalesce-streams $(NOTEBOOKS)
 
 slides: .venv/installed
 	$(BIN)/jupyter nbconvert --to slides --output-dir build/slides --no-prompt \
