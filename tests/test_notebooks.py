@@ -71,6 +71,13 @@ def test_hygiene(path):
 
 
 @pytest.mark.parametrize("path", PATHS, ids=NAMES)
+def test_the_readme_gives_the_minutes_that_the_notebook_gives(path):
+    readme = (FOLDER.parent / "README.md").read_text()
+    (minutes,) = re.findall(rf"\(notebooks/{path.name}\) \| (\d+) \|", readme)
+    assert re.search(rf"\b{minutes} minutes", read(path).cells[0].source)
+
+
+@pytest.mark.parametrize("path", PATHS, ids=NAMES)
 def test_shape_of_a_notebook(path):
     cells = read(path).cells
     prose = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
