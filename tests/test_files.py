@@ -296,6 +296,14 @@ def test_the_results_are_those_of_the_cards_and_the_readme_has_them():
     assert (WEIGHTS / "results.md").read_text() == table and table in (ROOT / "README.md").read_text()
 
 
+def test_notebook_04_has_the_results_of_both_reconstruction_weights():
+    results = (WEIGHTS / "results.md").read_text()
+    notebook = (ROOT / "notebooks/04_loss.ipynb").read_text()
+    for words, weight in [("0.0005 × sum = 0.392 × mean", "0.0005"), ("0.01 × sum = 7.84 × mean", "0.01")]:
+        (row,) = re.findall(rf"`small`.* \| 3 \| {weight} \| 20 epochs \| ([\d.]+).*? \| ([\d.]+).*? \|", results)
+        assert f"| {words} | {row[0]} % | {row[1]} |" in notebook
+
+
 def count(net):
     return sum(p.numel() for p in net.parameters())
 
