@@ -43,8 +43,13 @@ def training(card: dict, by_weights: dict[str, dict]) -> str:
     words += [f"rotation {card['rotation']:g}°"] if card["rotation"] else []
     words += [f"scaling {100 * card['scaling']:g} %"] if card["scaling"] else []
     words += ["averaged weights"] if card.get("averaging") else []
-    before = f"{training(by_weights[card['start']['sha256']], by_weights)}; then " if card.get("start") else ""
-    return before + ", ".join(words)
+    if card.get("start"):
+        start = by_weights[card["start"]["sha256"]]
+        weight = f" with {start['reconstruction_scale']}" * (
+            start["reconstruction_scale"] != card["reconstruction_scale"]
+        )
+        return f"{training(start, by_weights)}{weight}; then {', '.join(words)}"
+    return ", ".join(words)
 
 
 COLUMNS = [("test_error_percent", ".2f"), ("test_mse", ".4f")]
