@@ -27,7 +27,8 @@ def table() -> str:
     by_weights = {card["sha256"]: card for card in cards}
     groups: dict[tuple, list[dict]] = {}
     for card in cards:
-        key = card["preset"], card["iterations"], card["reconstruction_scale"], training(card, by_weights)
+        weight = card["reconstruction_scale"]
+        key = card["preset"], card["iterations"], weight, training(card, by_weights, weight)
         groups.setdefault(key, []).append(card)
     lines = []
     for key, alike in sorted(groups.items(), key=lambda item: (-len(item[1]), item[0])):
@@ -38,18 +39,15 @@ def table() -> str:
     return "\n".join([*HEAD, *lines, *ELSEWHERE]) + "\n"
 
 
-def training(card: dict, by_weights: dict[str, dict]) -> str:
-    words = [f"{card['epochs']} epochs"]
+def training(card: dict, by_weights: dict[str, dict], weight: float) -> str:
+    """How a network was trained, after what it began with; `weight` is the reconstruction weight that its row gives."""
+    own = f" with {card['reconstruction_scale']}" if card["reconstruction_scale"] != weight else ""
+    words = [f"{card['epochs']} epochs{own}"]
     words += [f"rotation {card['rotation']:g}°"] if card["rotation"] else []
     words += [f"scaling {100 * card['scaling']:g} %"] if card["scaling"] else []
     words += ["averaged weights"] if card.get("averaging") else []
-    if card.get("start"):
-        start = by_weights[card["start"]["sha256"]]
-        weight = f" with {start['reconstruction_scale']}" * (
-            start["reconstruction_scale"] != card["reconstruction_scale"]
-        )
-        return f"{training(start, by_weights)}{weight}; then {', '.join(words)}"
-    return ", ".join(words)
+    before = f"{training(by_weights[card['start']['sha256']], by_weights, weight)}; then " if card.get("start") else ""
+    return before + ", ".join(words)
 
 
 COLUMNS = [("test_error_percent", ".2f"), ("test_mse", ".4f")]
