@@ -10,7 +10,7 @@ lab: .venv/installed
 
 # The explorer alone, on a page without code, for a lecture hall.
 explore: .venv/installed
-	$(BIN)/voila $(VOILA_FLAGS) capsule_lib/explore.ipynb
+	$(BIN)/voila $(VOILA_FLAGS) capsule_lib/explorer/explore.ipynb
 
 test: .venv/installed lint
 	$(BIN)/pytest

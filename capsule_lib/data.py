@@ -1,6 +1,5 @@
 """Handwritten digits: a small real set that always works, the whole of MNIST and Fashion-MNIST where they can be had."""
 
-import hashlib
 import math
 import os
 import tempfile
@@ -12,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load
 from torch import Tensor
+
+from capsule_lib.files import read_verified
 
 DATA = Path(__file__).parent.parent / "data"
 SHIPPED_SHA256 = "f9687aeb5267a9557fa3c949a8f6bf492353320a9a992d457296d3bfaf52dcda"
@@ -99,20 +100,6 @@ def turn_and_scale(images: Tensor, draws: Tensor, rotation: float, scaling: floa
     matrices = torch.stack([cos, -sin, none, sin, cos, none], dim=1).view(-1, 2, 3)
     grid = F.affine_grid(matrices, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, align_corners=False)
-
-
-def read_verified(path: Path, sha256: str, remedy: str) -> bytes:
-    """The bytes of a file, after a look at its checksum."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: {remedy}")
-    content = path.read_bytes()
-    found = hashlib.sha256(content).hexdigest()
-    if found != sha256:
-        raise ValueError(
-            f"{path} is cut short or altered ({len(content):,} bytes): its sha256 should be {sha256[:12]}... "
-            f"and is {found[:12]}...: {remedy}"
-        )
-    return content
 
 
 def _load_whole(name: str, split: str) -> tuple[Tensor, Tensor]:

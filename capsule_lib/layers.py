@@ -6,7 +6,6 @@ import math
 import torch
 from torch import Tensor, nn
 
-from capsule_lib.convolution import FourierConv2d
 from capsule_lib.losses import one_hot
 from capsule_lib.routing import fitting, route, squash
 
@@ -23,7 +22,7 @@ class PrimaryCaps(nn.Module):
     def __init__(self, in_channels: int, types: int, dim: int, kernel_size: int = 9, stride: int = 2):
         super().__init__()
         self.dim = dim
-        self.conv = FourierConv2d(in_channels, dim * types, kernel_size, stride)
+        self.conv = nn.Conv2d(in_channels, dim * types, kernel_size, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         # Channel k * types + t is number k of type t. So a view separates the K numbers of a capsule from everything

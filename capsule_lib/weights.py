@@ -3,14 +3,14 @@
 import dataclasses
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from capsule_lib.data import DATA, read_verified
+from capsule_lib.data import DATA
+from capsule_lib.files import read_verified, write_whole
 from capsule_lib.model import CapsNet, CapsNetConfig
 
 WEIGHTS = DATA / "weights"
@@ -93,16 +93,3 @@ def read_card(path: str | Path) -> dict:
             f"{path} is not the card of a weights file ({error}): restore it, or save the network again"
         ) from None
     return card
-
-
-def write_whole(contents: dict[Path, bytes]) -> None:
-    """Write files so that they are there whole or not at all: all of them aside first, then renamed."""
-    asides = {path: path.with_name(f".{path.name}.{os.getpid()}") for path in contents}
-    try:
-        for path, content in contents.items():
-            asides[path].write_bytes(content)
-        for path, aside in asides.items():
-            os.replace(aside, path)
-    finally:
-        for aside in asides.values():
-            aside.unlink(missing_ok=True)

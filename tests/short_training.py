@@ -5,8 +5,8 @@ import sys
 
 import torch
 
-from capsule_lib import train as command
 from capsule_lib.model import PRESETS, CapsNetConfig
+from capsule_lib.train import command
 
 PRESETS["tiny"] = CapsNetConfig(stem_channels=4, types=2, primary_dim=4, class_dim=6, decoder_hidden=(16,))
 PRESETS["other"] = CapsNetConfig(stem_channels=4, types=1, decoder_hidden=(16,))

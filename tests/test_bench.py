@@ -9,7 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from capsule_lib import CapsNet, bench, explorer
+from capsule_lib import CapsNet
+from capsule_lib.bench import measure as bench
+from capsule_lib.explorer import widget
 from capsule_lib.model import PRESETS
 
 
@@ -104,7 +106,7 @@ def test_the_table_and_its_file_hold_the_ratios(monkeypatch, tmp_path, capsys):
 
 def test_the_explorers_answer_is_timed_with_its_picture_drawn(monkeypatch):
     drawn = []
-    monkeypatch.setattr(explorer, "strip", lambda *args: drawn.append(args) or Image.new("RGB", (9, 9)))
+    monkeypatch.setattr(widget, "strip", lambda *args: drawn.append(args) or Image.new("RGB", (9, 9)))
     row = bench.measure_explorer("small", moves=40)
     assert len(drawn) >= 40 and 0 < row["knob_ms"] <= row["knob_95_ms"] and 0 < row["sheet_ms"] <= row["sheet_95_ms"]
 

@@ -20,8 +20,8 @@ from test_drawing import DIGITS
 
 from capsule_lib import load_digits, load_pretrained
 from capsule_lib.explorer import CapsuleExplorer
-from capsule_lib.pictures import PANEL, strip
-from capsule_lib.spreads import load_spreads
+from capsule_lib.explorer.pictures import PANEL, strip
+from capsule_lib.explorer.spreads import load_spreads
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from capsule_lib import CapsNet
-from capsule_lib.convolution import FourierConv2d, _transforms, convolve
+from capsule_lib.bench.convolution import _transforms, convolve
 
 SHAPES = [  # B, C, H, W, O, kernel, stride
     (3, 2, 20, 20, 4, 9, 2),  # as in the paper
@@ -54,59 +53,15 @@ def test_the_papers_kernel_takes_592_multiplications_for_each_pair_of_channels(m
 @pytest.mark.parametrize("stride", [1, 2])
 def test_float32_keeps_its_digits(stride):
     torch.manual_seed(0)
-    layer, x = FourierConv2d(32, 16, 9, stride), torch.rand(64, 32, 20, 20)
+    layer, x = nn.Conv2d(32, 16, 9, stride), torch.rand(64, 32, 20, 20)
     expected = nn.functional.conv2d(x.double(), layer.weight.double(), layer.bias.double(), stride)
-    assert (layer(x) - expected).norm() < 3e-6 * expected.norm()
-
-
-@pytest.mark.parametrize(
-    ("batch", "side", "bfloat16", "directly"),
-    [
-        (64, 20, False, False),
-        (63, 20, False, True),
-        (64, 32, False, False),
-        (64, 33, False, True),
-        (64, 20, True, True),
-    ],
-)
-def test_it_is_taken_for_many_small_images_in_full_precision(multiplications, batch, side, bfloat16, directly):
-    torch.manual_seed(0)
-    layer, x = FourierConv2d(2, 4, 9, 2), torch.rand(batch, 2, side, side)
-    with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-        assert ("aten.convolution" in multiplications(lambda: layer(x))) == directly
-        result = layer(x)
-    assert result.dtype == (torch.bfloat16 if bfloat16 else torch.float32)
-    expected = nn.functional.conv2d(x, layer.weight, layer.bias, 2)
-    assert (result - expected).norm() < (1e-2 if bfloat16 else 1e-5) * expected.norm()
-
-
-def test_a_layer_in_half_precision_convolves_directly(multiplications):
-    layer, x = FourierConv2d(2, 4, 9, 2).bfloat16(), torch.rand(64, 2, 20, 20).bfloat16()
-    assert "aten.convolution" in multiplications(lambda: layer(x))
+    assert (convolve(x, layer.weight, layer.bias, stride) - expected).norm() < 3e-6 * expected.norm()
 
 
 def test_what_was_run_for_inference_can_be_trained_afterwards():
     _transforms.cache_clear()
-    layer, x = FourierConv2d(2, 4, 9, 2).double(), torch.rand(64, 2, 20, 20, dtype=torch.float64)
+    layer, x = nn.Conv2d(2, 4, 9, 2).double(), torch.rand(64, 2, 20, 20, dtype=torch.float64)
     with torch.inference_mode():
-        layer(x)
-    layer(x).sum().backward()
+        convolve(x, layer.weight, layer.bias, 2)
+    convolve(x, layer.weight, layer.bias, 2).sum().backward()
     assert layer.weight.grad.norm() > 0
-
-
-def test_the_network_takes_it(multiplications):
-    net, x = CapsNet.from_preset("small"), torch.rand(64, 1, 28, 28)
-    direct = 2916 * 64 * 64
-    stem = 400 * 64 * 81
-    assert multiplications(lambda: net(x))["aten.convolution"] == 64 * stem
-    assert multiplications(lambda: net(x[:1]))["aten.convolution"] == stem + direct
-
-
-@pytest.mark.parametrize("shape", [(64, 3, 20, 20), (64, 2, 8, 20), (64, 20, 20, 2)])
-def test_images_that_do_not_fit_get_the_error_of_pytorch(shape):
-    layer = FourierConv2d(2, 4, 9, 2)
-    with pytest.raises(RuntimeError) as expected:
-        nn.functional.conv2d(torch.rand(shape), layer.weight, layer.bias, 2)
-    with pytest.raises(RuntimeError) as got:
-        layer(torch.rand(shape))
-    assert str(got.value) == str(expected.value)

@@ -9,8 +9,8 @@ import pytest
 import torch
 import traitlets
 
-from capsule_lib import load_digits, load_pretrained, shape
-from capsule_lib.drawing import DrawingPad, mnist_like
+from capsule_lib import load_digits, load_pretrained, morphometry
+from capsule_lib.explorer.drawing import DrawingPad, mnist_like
 
 
 def arc(x, y, width, height, start, end):
@@ -68,7 +68,7 @@ def test_the_network_reads_what_is_drawn(variant):
 
 def test_drawings_measure_like_mnist():
     images, _ = load_digits("shipped")
-    ours, theirs = shape.measure(drawn()), shape.measure(images[:1000])
+    ours, theirs = morphometry.measure(drawn()), morphometry.measure(images[:1000])
     for name, tolerance in [
         ("stroke thickness", 0.15),
         ("total ink", 10),
@@ -88,7 +88,7 @@ def test_the_centre_of_mass_is_in_the_middle_of_the_same_pixel_as_in_mnist(size)
     place = torch.arange(size, dtype=torch.float32)
     centre = [(image[0].sum(axis) @ place / image.sum()).item() for axis in (0, 1)]
     assert centre == pytest.approx([size // 2, size // 2], abs=0.02)
-    assert shape.measure(image[None])["height"].item() == pytest.approx(size * 20 / 28, abs=0.2)
+    assert morphometry.measure(image[None])["height"].item() == pytest.approx(size * 20 / 28, abs=0.2)
 
 
 def test_place_and_size_of_the_drawing_make_no_difference():

@@ -16,12 +16,13 @@ import torch
 import traitlets
 from PIL import Image
 
-from capsule_lib import CapsNet, CapsNetConfig, explorer, load_digits, load_pretrained, pictures
-from capsule_lib import spreads as spreads_file
-from capsule_lib.explorer import CapsuleExplorer
+from capsule_lib import CapsNet, CapsNetConfig, load_digits, load_pretrained
+from capsule_lib.explorer import CapsuleExplorer, pictures
+from capsule_lib.explorer import spreads as spreads_file
+from capsule_lib.explorer import widget as explorer
+from capsule_lib.explorer.spreads import EDGES, LIMITS, load_spreads, measure_spreads, save_spreads
+from capsule_lib.morphometry import effects
 from capsule_lib.plots import INTERACTIVE
-from capsule_lib.shape import effects
-from capsule_lib.spreads import EDGES, LIMITS, load_spreads, measure_spreads, save_spreads
 
 SEVEN = [[[0.2, 0.2], [0.8, 0.2], [0.4, 0.9]]]
 
@@ -491,7 +492,7 @@ def test_what_each_dimension_does_is_measured_for_the_class_that_is_decoded(show
 
 
 def test_a_drawing_becomes_the_current_digit_of_the_class_that_is_read(shown, small):
-    from capsule_lib.drawing import mnist_like
+    from capsule_lib.explorer.drawing import mnist_like
 
     shown.knobs = [1.0] * 16
     assert shown.draw(SEVEN) is shown
@@ -528,7 +529,7 @@ def test_drawings_need_a_network_for_grey_squares(tmp_path):
 
 
 def test_without_the_pad_everything_else_works(monkeypatch, small, digits, tmp_path):
-    monkeypatch.setitem(sys.modules, "capsule_lib.drawing", None)
+    monkeypatch.setitem(sys.modules, "capsule_lib.explorer.drawing", None)
     shown = CapsuleExplorer(small[0], digits, small[1], names_file=tmp_path / "n.json")
     assert any("drawing pad can't be loaded" in w.value for w in controls(shown) if isinstance(w, widgets.HTML))
     shown.knobs = [1.0] * 16

@@ -1,6 +1,5 @@
 """Digits and weights on disk: what ships is right, and a damaged file is never used."""
 
-import ast
 import hashlib
 import json
 import os
@@ -418,28 +417,6 @@ print(seconds, *heavy)
     runs = [subprocess.check_output([sys.executable, "-c", script], text=True).split() for _ in range(3)]
     assert all(len(run) == 1 for run in runs), runs
     assert min(float(run[0]) for run in runs) <= 0.5
-
-
-def test_routing_and_losses_know_nothing_of_the_rest():
-    """Imports point one way."""
-    allowed = {
-        "routing": set(),
-        "losses": set(),
-        "data": set(),
-        "convolution": set(),
-        "layers": {"convolution", "losses", "routing"},
-        "model": {"layers"},
-        "training": {"data", "losses", "model"},
-        "weights": {"data", "model"},
-        "device": set(),
-        "train": {"data", "device", "model", "training", "weights"},
-    }
-    for name, below in allowed.items():
-        tree = ast.parse((ROOT / "capsule_lib" / f"{name}.py").read_text())
-        imports = {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
-        imports |= {alias.name for n in ast.walk(tree) if isinstance(n, ast.Import) for alias in n.names}
-        own = {module.removeprefix("capsule_lib.") for module in imports if module.startswith("capsule_lib")}
-        assert own <= below, f"{name} imports {own - below}"
 
 
 def test_environment_is_in_step_with_pyproject():

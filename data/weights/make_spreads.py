@@ -4,7 +4,7 @@ python data/weights/make_spreads.py
 """
 
 from capsule_lib import load_digits, load_pretrained
-from capsule_lib.spreads import measure_spreads, save_spreads
+from capsule_lib.explorer.spreads import measure_spreads, save_spreads
 from capsule_lib.weights import WEIGHTS
 
 if __name__ == "__main__":

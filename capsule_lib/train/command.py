@@ -25,9 +25,10 @@ from tqdm import tqdm
 
 from capsule_lib.data import load_digits
 from capsule_lib.device import choose_device, describe_machine, has_bfloat16
+from capsule_lib.files import write_whole
 from capsule_lib.model import PRESETS, CapsNet
 from capsule_lib.training import LIVE, Recipe, Training, dimension_effects, evaluate
-from capsule_lib.weights import load_weights, read_card, save_weights, write_whole
+from capsule_lib.weights import load_weights, read_card, save_weights
 
 EXAMPLES = """
 examples:
@@ -378,7 +379,3 @@ def finish(
         f"done: the network of epoch {card['best_epoch']} is in {path}\n"
         f"test error {card['test_error_percent']:.2f} %, mean squared error {card['test_mse']:.4f}"
     )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -9,8 +9,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from capsule_lib.files import write_whole
 from capsule_lib.model import CapsNet
-from capsule_lib.weights import WEIGHTS, read_card, write_whole
+from capsule_lib.weights import WEIGHTS, read_card
 
 EDGES = torch.linspace(-4, 4, 25)  # of the histograms' bins, in standard deviations
 LIMITS = {"standard deviations": 4.0, "raw": 0.25, "principal axes": 4.0}  # a knob lies between -limit and +limit

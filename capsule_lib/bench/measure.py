@@ -12,24 +12,24 @@ import argparse
 import dataclasses
 import json
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from capsule_lib.bench.convolution import convolve
 from capsule_lib.data import load_digits
 from capsule_lib.device import choose_device, describe_machine, has_bfloat16
+from capsule_lib.files import write_whole
 from capsule_lib.layers import DigitCaps
 from capsule_lib.losses import margin_loss, reconstruction_loss
 from capsule_lib.model import PRESETS, CapsNet
 from capsule_lib.routing import dynamic_routing, squash
-from capsule_lib.weights import load_pretrained, write_whole
+from capsule_lib.weights import load_pretrained
 
 K, J, D = 8, 10, 16  # the paper's capsules
 LAYERS = [(1152, 32), (1152, 128), (4608, 32)]  # input capsules (28 and 40 pixels) and images
@@ -84,8 +84,9 @@ def measure_step(form: str, convolution: str, batch: int, device: str = "cpu", s
     """A training step of the paper's network: forward and loss, then backward and Adam. The primary capsules' convolution
     is 'direct', 'bfloat16' (direct, as the stem's), or 'fourier'."""
     net = with_form(CapsNet.from_preset("paper"), form)
-    if convolution == "direct":  # in bfloat16 the layer convolves directly by itself
-        net.primary_caps.conv.forward = partial(nn.Conv2d.forward, net.primary_caps.conv)
+    if convolution == "fourier":
+        conv = net.primary_caps.conv
+        conv.forward = lambda x: convolve(x, conv.weight, conv.bias, conv.stride[0])
     net.to(device)
     bfloat16 = convolution == "bfloat16"
     optimizer = torch.optim.Adam(net.parameters(), fused=True)
@@ -271,8 +272,10 @@ def largest_batches(pixels: int, gib: float) -> dict:
 
 def measure_explorer(name: str, moves: int = 200) -> dict:
     """Milliseconds from a knob's new value to the new picture's PNG bytes, class lengths included; and for a sweep sheet."""
-    from capsule_lib.explorer import CapsuleExplorer  # here, because the other measurements need no widgets
-    from capsule_lib.spreads import load_spreads
+    from capsule_lib.explorer import (  # here, because the other measurements need no widgets
+        CapsuleExplorer,
+        load_spreads,
+    )
 
     shown = CapsuleExplorer(load_pretrained(name), load_digits("shipped", "test"), load_spreads(name), label=4)
 
@@ -321,7 +324,3 @@ def main() -> int:
         write_whole({given.out: (json.dumps(result, indent=1) + "\n").encode()})
         print(f"\nwritten to {given.out}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

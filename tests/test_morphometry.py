@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from capsule_lib import CapsNet, CapsNetConfig, load_digits, load_pretrained
-from capsule_lib.shape import MEASURES, Effects, effects, measure
+from capsule_lib.morphometry import MEASURES, Effects, effects, measure
 
 
 def picture(inside, size=40, fine=16):

@@ -22,9 +22,7 @@ import traitlets
 from PIL import Image
 from torch import Tensor
 
-from capsule_lib.losses import one_hot
-from capsule_lib.model import CapsNet
-from capsule_lib.pictures import (
+from capsule_lib.explorer.pictures import (
     HEADINGS,
     PANEL,
     ROW,
@@ -37,10 +35,12 @@ from capsule_lib.pictures import (
     sheet_picture,
     strip,
 )
+from capsule_lib.explorer.spreads import LIMITS, Spreads, bins, capsules_of, device_of, measure_spreads
+from capsule_lib.files import write_whole
+from capsule_lib.losses import one_hot
+from capsule_lib.model import CapsNet
+from capsule_lib.morphometry import effects
 from capsule_lib.plots import Frame, _InWords, png
-from capsule_lib.shape import effects
-from capsule_lib.spreads import LIMITS, Spreads, bins, capsules_of, device_of, measure_spreads
-from capsule_lib.weights import write_whole
 
 SLIDER, THUMB = 160, 44  # in pixels: a slider's width, a past picture's height
 
@@ -457,7 +457,7 @@ class CapsuleExplorer(_InWords, widgets.VBox):
         return self
 
     def _drawn(self, strokes: list) -> Tensor:
-        from capsule_lib.drawing import mnist_like  # here, because the pad's anywidget may be missing
+        from capsule_lib.explorer.drawing import mnist_like  # here, because the pad's anywidget may be missing
 
         channels, height, width = self.model.config.image_shape
         if channels != 1 or height != width:
@@ -698,7 +698,7 @@ class CapsuleExplorer(_InWords, widgets.VBox):
 
     def _labels_for_screen_readers(self) -> list[widgets.Widget]:
         try:
-            from capsule_lib.labels import Labels
+            from capsule_lib.explorer.labels import Labels
 
             return [Labels(pictures=PICTURES)]
         except Exception:  # the pad is an anywidget too, and says why it can't be loaded
@@ -706,7 +706,7 @@ class CapsuleExplorer(_InWords, widgets.VBox):
 
     def _pad(self) -> widgets.Widget:
         try:
-            from capsule_lib.drawing import DrawingPad
+            from capsule_lib.explorer.drawing import DrawingPad
 
             pad = DrawingPad()
         except Exception as error:  # whatever ails the pad, the rest of the explorer needs none of it

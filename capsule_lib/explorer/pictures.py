@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from capsule_lib.spreads import EDGES, LIMITS
+from capsule_lib.explorer.spreads import EDGES, LIMITS
 
 PANEL, ROW = 196, 38  # heights in pixels: about that of a picture, and that of a knob's row
 STEPS = torch.arange(-5, 6) / 5  # of a sweep, as shares of the knobs' limit: 11 columns, as in the paper's figure 4

@@ -8,28 +8,8 @@ import math
 from functools import lru_cache
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import pad
-
-
-class FourierConv2d(nn.Conv2d):
-    """`nn.Conv2d` without padding. On a processor it takes the way of `convolve` for 64 small images or more: the kernels are
-    transformed anew in each pass, which only many images pay back, and large images would need large transforms.
-    In half precision it convolves directly: transforms would lose digits, and some processors have an instruction for bfloat16.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1):
-        super().__init__(in_channels, out_channels, kernel_size, stride)
-
-    def forward(self, x: Tensor) -> Tensor:
-        many_small = x.dim() == 4 and len(x) >= 64 and x.shape[2] * x.shape[3] <= 32 * 32
-        precise = x.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled("cpu")
-        if x.device.type == "cpu" and many_small and precise and self._fits(x):
-            return convolve(x, self.weight, self.bias, self.stride[0])
-        return super().forward(x)
-
-    def _fits(self, x: Tensor) -> bool:  # what does not is left to nn.Conv2d, whose errors say why
-        return x.shape[1] == self.in_channels and min(x.shape[2:]) >= self.kernel_size[0]
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
