@@ -6,7 +6,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from capsule_lib.losses import one_hot
+from capsule_lib.contract import present_classes
 from capsule_lib.routing import fitting, route, squash
 
 
@@ -42,8 +42,12 @@ class DigitCaps(nn.Module):
     def __init__(self, in_capsules: int, in_dim: int, out_capsules: int, out_dim: int, iterations: int = 3):
         super().__init__()
         self.iterations = iterations
-        # At standard deviation 0.1 untrained classes start short; at 1 every length would saturate near 1.
-        self.weight = nn.Parameter(0.1 * torch.randn(out_capsules, in_dim, in_capsules, out_dim))
+        # At a standard deviation of 0.1 the untrained classes of the paper's network are short; at 1 every length would be
+        # near 1. Before squash a length grows as 0.1 sqrt(I K D) / J, which is 1.92 in `small` and 3.84 in `paper`. Layers of
+        # other sizes are kept within the same bounds, so that neither many input capsules nor a stack of layers saturates.
+        unit = out_capsules / math.sqrt(in_capsules * in_dim * out_dim)
+        spread = min(max(0.1, 1.9 * unit), 3.9 * unit)
+        self.weight = nn.Parameter(spread * torch.randn(out_capsules, in_dim, in_capsules, out_dim))
 
     def votes(self, u: Tensor) -> Tensor:
         """The votes u_hat [B, I, J, D] of input capsules u [B, I, K]: to look at. The forward pass never builds them."""
@@ -63,15 +67,15 @@ class Decoder(nn.Module):
 
     def __init__(self, capsules: int, dim: int, hidden: tuple[int, ...], image_shape: tuple[int, int, int]):
         super().__init__()
-        self.capsules, self.image_shape = capsules, image_shape
+        self.capsules, self.dim, self.hidden, self.image_shape = capsules, dim, tuple(hidden), tuple(image_shape)
         sizes = [capsules * dim, *hidden, math.prod(image_shape)]
         layers = []
         for before, after in itertools.pairwise(sizes):
             layers += [nn.Linear(before, after), nn.ReLU()]
-        self.layers = nn.Sequential(*layers[:-1], nn.Sigmoid(), nn.Unflatten(1, image_shape))
+        self.layers = nn.Sequential(*layers[:-1], nn.Sigmoid(), nn.Unflatten(1, self.image_shape))
 
     def forward(self, v: Tensor, classes: Tensor) -> Tensor:
-        keep = one_hot(classes, len(v), self.capsules)
+        keep = present_classes(classes, len(v), self.capsules)
         # Autocast's half precision would draw in steps of 1/256, and save little time.
         with torch.autocast(v.device.type, enabled=False):
             return self.layers((v * keep[:, :, None]).flatten(1))

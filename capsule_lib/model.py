@@ -1,17 +1,23 @@
 """The whole network, and the two sizes of it that the course uses."""
 
+import dataclasses
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from capsule_lib.contract import COUNT, check_labels, check_pictures, check_tensor
 from capsule_lib.layers import Decoder, DigitCaps, PrimaryCaps
 
 
 @dataclass(frozen=True)
 class CapsNetConfig:
-    """Everything that fixes a network's shape. The defaults are the paper's network for MNIST (section 4, figures 1 and 2)."""
+    """Everything that fixes a network's shape. The defaults are the paper's network for MNIST (section 4, figures 1 and 2).
+
+    Raises:
+        ValueError: a field that is not what its comment says, or images too small for two convolutions.
+    """
 
     image_shape: tuple[int, int, int] = (1, 28, 28)  # channels, height, width
     classes: int = 10
@@ -22,6 +28,25 @@ class CapsNetConfig:
     class_dim: int = 16
     iterations: int = 3
     decoder_hidden: tuple[int, ...] | None = (512, 1024)  # None: no decoder
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name in ("image_shape", "decoder_hidden"):  # written in a card they come back as lists
+                if value is not None and not isinstance(value, tuple | list):
+                    raise ValueError(f"{field.name}: expected a tuple of whole numbers; got {value!r}")
+                value = value if value is None else tuple(COUNT.check(field.name, n) for n in value)
+            else:
+                value = COUNT.check(field.name, value)
+            object.__setattr__(self, field.name, value)
+        if self.image_shape is None or len(self.image_shape) != 3:
+            raise ValueError(f"image_shape: expected (channels, height, width); got {self.image_shape}")
+        smallest = 2 * self.kernel_size - 1
+        if min(self.image_shape[1:]) < smallest:
+            raise ValueError(
+                f"images of {self.image_shape[1]} x {self.image_shape[2]} pixels are too small: two convolutions with kernels "
+                f"of {self.kernel_size} need at least {smallest} x {smallest}; use larger images or a smaller kernel_size"
+            )
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -48,23 +73,21 @@ class CapsNet(nn.Module):
     """Stem convolution, primary capsules, class capsules and decoder (figures 1 and 2).
 
         net = CapsNet.from_preset("small")
-        out = net(images)          # redraws from the longest capsule: for use
-        out = net(images, labels)  # redraws from the label's capsule: for training
+        out = net(images)             # redraws from the longest capsule: for use
+        out = net(images, labels)     # redraws from the label's capsule: for training
+        v = net.encode(images)        # class capsules [N, J, D] of many images, without gradients
+        net.decode(v[:, 4] + 0.1, 4)  # what the decoder draws from capsules [N, D] of class 4
 
     Images [B, C, H, W] have values in 0..1. `out` is a CapsNetOutput. The prediction is `out.lengths.argmax(1)`.
+
+    Raises:
+        TypeError, ValueError: images or labels that don't fit, on every call: see `capsule_lib.contract`.
     """
 
     def __init__(self, config: CapsNetConfig):
         super().__init__()
-        channels, height, width = config.image_shape
-        smallest = 2 * config.kernel_size - 1
-        if min(height, width) < smallest:
-            raise ValueError(
-                f"images of {height} x {width} pixels are too small: two convolutions with kernels of "
-                f"{config.kernel_size} need at least {smallest} x {smallest}; use larger images or a smaller kernel_size"
-            )
         self.config = config
-        self.stem = nn.Conv2d(channels, config.stem_channels, config.kernel_size)
+        self.stem = nn.Conv2d(config.image_shape[0], config.stem_channels, config.kernel_size)
         self.primary_caps = PrimaryCaps(
             config.stem_channels, config.types, config.primary_dim, config.kernel_size, stride=2
         )
@@ -73,9 +96,9 @@ class CapsNet(nn.Module):
         self.digit_caps = DigitCaps(
             in_capsules, config.primary_dim, config.classes, config.class_dim, config.iterations
         )
-        self.decoder = config.decoder_hidden and Decoder(
-            config.classes, config.class_dim, config.decoder_hidden, config.image_shape
-        )
+        self.decoder = None
+        if config.decoder_hidden is not None:
+            self.decoder = Decoder(config.classes, config.class_dim, config.decoder_hidden, config.image_shape)
         for convolution in (self.stem, self.primary_caps):  # on a CPU they then take about two thirds of the time
             convolution.to(memory_format=torch.channels_last)
 
@@ -88,17 +111,47 @@ class CapsNet(nn.Module):
             )
         return cls(PRESETS[name])
 
+    @property
+    def device(self) -> torch.device:
+        """Where the network's weights are."""
+        return self.stem.weight.device
+
     def primary(self, images: Tensor) -> Tensor:
         """Primary capsules u [B, I, K] of images [B, C, H, W]."""
-        if images.dim() != 4 or images.shape[1:] != self.config.image_shape:
-            raise ValueError(
-                f"this network takes images {['B', *self.config.image_shape]}; got {list(images.shape)}: "
-                "resize them, or build a CapsNet with this image_shape"
-            )
-        return self.primary_caps(torch.relu(self.stem(images)))
+        check_pictures(images, self.config.image_shape)
+        if images.device != self.device:
+            raise ValueError(f"the network is on {self.device}, the images on {images.device}: images.to(net.device)")
+        return self.primary_caps(torch.relu(self.stem(images.to(self.stem.weight.dtype))))
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> CapsNetOutput:
         v = self.digit_caps(self.primary(images))
         lengths = torch.linalg.vector_norm(v, dim=2)
-        chosen = lengths.argmax(dim=1) if labels is None else labels
+        chosen = lengths.argmax(dim=1) if labels is None else check_labels(labels, len(v), v.shape[1])
         return CapsNetOutput(lengths, v, self.decoder(v, chosen) if self.decoder else None)
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """Class capsules [N, J, D] of images [N, C, H, W], from any device to the network's, a few hundred at a time."""
+        check_pictures(images, self.config.image_shape)
+        return torch.cat([self.digit_caps(self.primary(some.to(self.device))) for some in images.split(250)])
+
+    @torch.no_grad()
+    def decode(self, capsules: Tensor, label: int | Tensor) -> Tensor:
+        """Pictures [N, C, H, W] in 0..1 that the decoder draws from capsules [N, D] of class `label`, or of classes [N].
+
+        Raises:
+            ValueError: no decoder, capsules of another size, or a class that the network does not have.
+        """
+        if not self.decoder:
+            raise ValueError("this network has no decoder, so it can't draw: build it with decoder_hidden")
+        check_tensor(capsules, "capsules", "[N, D]")
+        classes, dim = self.config.classes, self.config.class_dim
+        if isinstance(self.decoder, Decoder):  # another one than that of the config, for other classes
+            classes, dim = self.decoder.capsules, self.decoder.dim
+        if capsules.shape[1] != dim:
+            raise ValueError(f"capsules of this network are [N, {dim}]; got {list(capsules.shape)}")
+        labels = torch.as_tensor(label).expand(len(capsules)) if not getattr(label, "ndim", 0) else label
+        labels = check_labels(labels, len(capsules), classes).to(self.device)
+        v = torch.zeros(len(capsules), classes, dim, dtype=self.stem.weight.dtype, device=self.device)
+        v[torch.arange(len(v), device=self.device), labels] = capsules.to(v)
+        return self.decoder(v, labels)

@@ -11,6 +11,7 @@ from safetensors.torch import load, save
 
 from capsule_lib.data import DATA
 from capsule_lib.files import read_verified, write_whole
+from capsule_lib.layers import DigitCaps
 from capsule_lib.model import CapsNet, CapsNetConfig
 
 WEIGHTS = DATA / "weights"
@@ -19,23 +20,38 @@ WEIGHTS = DATA / "weights"
 def save_weights(net: CapsNet, path: str | Path, *, half: bool = False, **card) -> Path:
     """Write `path`, a .safetensors file, and its card, the same name with .json. Each is written whole or not at all.
 
+    The network may be compiled, or wrapped for several devices; its class layer and decoder may have been replaced by others.
+
     Args:
         half: store float16, half the size. Loading converts back to float32.
         card: anything else that the card should say: data, seed, epochs, measured error ...
 
     Returns:
         The path of the weights.
+
+    Raises:
+        ValueError: another file name, weights that are not finite, or a network that could not be loaded again.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"weights are saved as .safetensors; got {path.name!r}")
+    for wrapper in ("_orig_mod", "module"):  # of torch.compile, and of DataParallel and DistributedDataParallel
+        net = getattr(net, wrapper, net)
     tensors = {name: t.detach().cpu().contiguous() for name, t in net.state_dict().items()}
     if half:
         tensors = {name: t.half() for name, t in tensors.items()}
+    config = _config_of(net)
+    _check_fit(config, tensors, "this network can't be saved", "build a CapsNet of that config and copy what fits")
+    if wrong := [name for name, t in tensors.items() if not t.isfinite().all()]:
+        raise ValueError(
+            f"{wrong[0]} holds values that are not finite{' in float16' if half else ''}, so nothing was saved: train again "
+            f"with a lower learning rate{', or save without half=True' if half else ''}"
+        )
     content = save(tensors)
-    facts = {"config": dataclasses.asdict(net.config), **card, "sha256": hashlib.sha256(content).hexdigest()}
+    facts = {"config": dataclasses.asdict(config), **card, "sha256": hashlib.sha256(content).hexdigest()}
+    as_json = json.dumps(facts, indent=2, allow_nan=False) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole({path: content, path.with_suffix(".json"): (json.dumps(facts, indent=2) + "\n").encode()})
+    write_whole({path: content, path.with_suffix(".json"): as_json.encode()})
     return path
 
 
@@ -49,23 +65,36 @@ def load_weights(path: str | Path) -> CapsNet:
     path = Path(path)
     card = read_card(path)
     content = read_verified(path, card["sha256"], "restore the file and its card, or train and save the network again")
-    config = {key: tuple(value) if isinstance(value, list) else value for key, value in card["config"].items()}
     try:
-        tensors = load(content)
-        with torch.device("meta"):  # no random numbers are drawn for weights that are about to be replaced
-            net = CapsNet(CapsNetConfig(**config)).to_empty(device="cpu")
-    except (SafetensorError, TypeError) as error:
+        tensors, config = load(content), CapsNetConfig(**card["config"])
+    except (SafetensorError, TypeError, ValueError) as error:
         raise ValueError(f"{path} and its card do not describe a CapsNet ({error}): save the network again") from error
-    expected = {name: list(t.shape) for name, t in net.state_dict().items()}
-    found = {name: list(t.shape) for name, t in tensors.items()}
-    if found != expected:
-        wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-        raise ValueError(
-            f"{path} does not fit the network on its card: {wrong[0]} should be {expected.get(wrong[0], 'absent')} "
-            f"and is {found.get(wrong[0], 'absent')}: save the network again"
-        )
+    _check_fit(config, tensors, f"{path} does not fit the network on its card", "save the network again")
+    with torch.device("meta"):  # no random numbers are drawn for weights that are about to be replaced
+        net = CapsNet(config).to_empty(device="cpu")
     net.load_state_dict(tensors)
     return net.eval()
+
+
+def _config_of(net: CapsNet) -> CapsNetConfig:
+    """What the network is now: its class layer or its decoder may not be those that it was built with."""
+    if not isinstance(net.digit_caps, DigitCaps):
+        return net.config
+    classes, _, _, dim = net.digit_caps.weight.shape
+    hidden, iterations = net.decoder.hidden if net.decoder else None, net.digit_caps.iterations
+    return dataclasses.replace(net.config, classes=classes, class_dim=dim, iterations=iterations, decoder_hidden=hidden)
+
+
+def _check_fit(config: CapsNetConfig, tensors: dict, fault: str, remedy: str) -> None:
+    """Raise a ValueError that names the first tensor that a network of this config does not have in this shape."""
+    with torch.device("meta"):
+        expected = {name: list(t.shape) for name, t in CapsNet(config).state_dict().items()}
+    found = {name: list(t.shape) for name, t in tensors.items()}
+    if wrong := sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)):
+        name = wrong[0]
+        raise ValueError(
+            f"{fault}: {name} should be {expected.get(name, 'absent')} and is {found.get(name, 'absent')}: {remedy}"
+        )
 
 
 def load_pretrained(name: str = "small") -> CapsNet:
@@ -79,12 +108,15 @@ def load_pretrained(name: str = "small") -> CapsNet:
 
 def read_card(path: str | Path) -> dict:
     """The card beside a weights file."""
-    path = Path(path).with_suffix(".json")
+    path, weights = Path(path).with_suffix(".json"), Path(path)
     try:
         card = json.loads(path.read_text())
         if not (isinstance(card["sha256"], str) and isinstance(card["config"], dict)):
             raise ValueError("'sha256' should be text and 'config' an object")
     except FileNotFoundError:
+        if not weights.is_file():
+            there = ", ".join(sorted(p.name for p in weights.parent.glob("*.safetensors"))) or "no weights"
+            raise FileNotFoundError(f"there is no file {weights}: its folder holds {there}") from None
         raise FileNotFoundError(
             f"{path}, the card of the weights, is missing: keep it beside them, or save the network again"
         ) from None

@@ -7,10 +7,11 @@ import torch
 
 from capsule_lib.model import PRESETS, CapsNetConfig
 from capsule_lib.train import command
+from capsule_lib.train import run as running
 
 PRESETS["tiny"] = CapsNetConfig(stem_channels=4, types=2, primary_dim=4, class_dim=6, decoder_hidden=(16,))
 PRESETS["other"] = CapsNetConfig(stem_channels=4, types=1, decoder_hidden=(16,))
-load_digits = command.load_digits
+load_digits = running.load_digits
 
 
 def few_digits(name, split):
@@ -29,7 +30,7 @@ def main(*arguments: str, log: str = os.devnull) -> None:
 def run() -> None:
     """Run the command with few digits; in a process of its own, because the library is changed for it."""
     torch.set_num_threads(1)
-    command.load_digits = few_digits
+    running.load_digits = few_digits
     sys.exit(command.main())
 
 

@@ -120,7 +120,7 @@ def test_shipped_spreads_are_those_of_the_training_digits(name):
     images, labels = load_digits("shipped", "train")
     label = 7  # one class shows it; all of them take the paper's network 15 seconds
     with torch.no_grad():
-        own = spreads_file.capsules_of(load_pretrained(name), images[labels == label])[:, label]
+        own = load_pretrained(name).encode(images[labels == label])[:, label]
     assert torch.allclose(load_spreads(name).mean[label], own.mean(0), atol=1e-3)
     assert torch.allclose(load_spreads(name).std[label], own.std(0), atol=1e-3)
     assert load_spreads(name).counts.sum(2).eq(400).all()
@@ -377,7 +377,7 @@ def test_a_set_that_cannot_be_had_is_said_and_the_present_one_stays(small, digit
 
     sets = {"here": lambda: digits, "gone": gone, "wrong": lambda: (digits[0][:, :, :20], digits[1])}
     shown = CapsuleExplorer(small[0], sets, small[1], tmp_path / "n.json", label=4)
-    for name, words in [("gone", "taken away"), ("wrong", "this network takes digits"), ("none", "choose from 'here'")]:
+    for name, words in [("gone", "taken away"), ("wrong", "this network takes images"), ("none", "choose from 'here'")]:
         with pytest.raises(traitlets.TraitError, match=words):
             shown.source = name
         assert shown.source == "here"
@@ -546,12 +546,12 @@ def test_what_cannot_be_explored_is_refused(small, digits, tmp_path):
             (images[:, :, :20], labels),
             small[1],
             {},
-            r"takes digits \['N', 1, 28, 28\]; got \[60, 1, 20, 28\]",
+            r"takes images \['B', 1, 28, 28\]; got \[60, 1, 20, 28\]",
         ),
-        (small[0], (images[:0], labels[:0]), small[1], {}, "takes digits"),
+        (small[0], (images[:0], labels[:0]), small[1], {}, "images must not be empty"),
         (small[0], (images - 0.5, labels), small[1], {}, "must lie in 0..1; got -0.50..0.50"),
         (small[0], (images * torch.nan, labels), small[1], {}, "must lie in 0..1"),
-        (small[0], (images, labels[:9]), small[1], {}, "labels must be 60 whole numbers"),
+        (small[0], (images, labels[:9]), small[1], {}, "60 images need as many labels"),
         (small[0], (images, labels + 1), small[1], {}, "labels must lie in 0..9"),
         (odd_network()[0], odd_network()[1], small[1], {}, r"spreads are \[3, 5\], these are \[10, 16\]"),
         (small[0], (images[labels != 3], labels[labels != 3]), None, {}, "class 3 has no image"),
@@ -635,8 +635,8 @@ def test_a_long_burst_is_drawn_on_the_way_too(shown, monkeypatch):
 
 def test_pictures_are_worked_out_by_one_thread_and_the_readers_setting_stays(shown, monkeypatch):
     threads = []
-    decode = explorer.decode
-    monkeypatch.setattr(explorer, "decode", lambda *args: (threads.append(torch.get_num_threads()), decode(*args))[1])
+    decode = CapsNet.decode
+    monkeypatch.setattr(CapsNet, "decode", lambda *args: (threads.append(torch.get_num_threads()), decode(*args))[1])
     torch.set_num_threads(2)
     try:
         shown.knobs = [1.0] * 16

@@ -18,9 +18,10 @@ import pytest
 import torch
 import yaml
 
-from capsule_lib import CapsNet, CapsNetConfig, data, evaluate, load_digits, load_pretrained, load_weights, save_weights
+from capsule_lib import CapsNet, CapsNetConfig, evaluate, load_digits, load_pretrained, load_weights, save_weights
+from capsule_lib.data import digits as data
+from capsule_lib.morphometry import LIVE, dimension_effects
 from capsule_lib.train import split_digits
-from capsule_lib.training import LIVE, dimension_effects
 from capsule_lib.weights import WEIGHTS, read_card
 
 ROOT = Path(__file__).parent.parent

@@ -20,13 +20,13 @@ import short_training
 import torch
 
 from capsule_lib import CapsNet, load_weights
-from capsule_lib.data import shift, turn_and_scale
-from capsule_lib.training import Recipe, Training
+from capsule_lib.data import rotate_and_scale, shift
+from capsule_lib.training import Trainer, TrainingConfig
 from capsule_lib.weights import read_card
 
 ROOT = Path(__file__).parent.parent
 # 360 images: five batches of 70, which convolve in the Fourier domain, and one of 10, which convolves directly.
-SHORT = ["--epochs", "4", "--batch-size", "70", "--rotation", "10", "--scaling", "0.1", "--averaging", "0.9"]
+SHORT = ["--epochs", "4", "--batch-size", "70", "--rotation", "10", "--scaling", "0.1", "--ema-decay", "0.9"]
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["capsule_lib.train"])  # a process then starts in a moment
 
@@ -154,7 +154,7 @@ def test_the_best_epoch_is_what_the_validation_set_says_and_its_card_is_true(who
         "epochs",
         "learning_rate",
         "rotation",
-        "averaging",
+        "ema_decay",
         "start",
         "test_error_percent",
         "test_mse",
@@ -165,19 +165,20 @@ def test_the_best_epoch_is_what_the_validation_set_says_and_its_card_is_true(who
 
 def test_a_run_measures_and_keeps_the_averaged_network(tmp_path):
     out = tmp_path / "run"
-    assert finish("--out", out, "--epochs", "1", "--batch-size", "50", "--averaging", "0.9") == 0
+    assert finish("--out", out, "--epochs", "1", "--batch-size", "50", "--ema-decay", "0.9") == 0
     state = checkpoint(out)
-    net, average, best = state["training"]["net"], state["training"]["average"], state["best"]["weights"]
+    net, average, best = state["training"]["net"], state["training"]["ema_model"], state["best"]["weights"]
     assert all(torch.equal(t, average[f"module.{name}"]) for name, t in best.items())
     assert not any(torch.equal(t, net[name]) for name, t in best.items())
 
 
 def test_averaged_weights_are_the_running_average_of_the_steps():
-    def steps(averaging):
+    def steps(ema_decay):
+        config = TrainingConfig(epochs=1, batch_size=6, learning_rate=0.1, ema_decay=ema_decay)
         torch.manual_seed(0)
         net = CapsNet(short_training.PRESETS["tiny"])
         images = torch.rand(30, 1, 28, 28, generator=torch.Generator().manual_seed(0))
-        training = Training(net, images, torch.arange(30) % 10, Recipe(1, batch_size=6, learning_rate=0.1), averaging)
+        training = Trainer(net, images, torch.arange(30) % 10, config)
         taken = [{k: t.clone() for k, t in net.state_dict().items()} for _ in training.steps()]
         return training, taken
 
@@ -213,7 +214,7 @@ def test_a_run_starts_with_the_network_of_another(whole, tmp_path):
         (["--preset", "other"], {}, "holds a network of another shape than --preset other"),
         (["--seed", "1"], {}, "was trained with --seed 0, not 1: give the same"),
         ([], {"data": "mnist"}, "was trained with --data mnist, not shipped: give the same"),
-        (["--start", "nowhere.safetensors"], {}, "nowhere.json, the card of the weights, is missing"),
+        (["--start", "nowhere.safetensors"], {}, "there is no file nowhere.safetensors"),
     ],
 )
 def test_a_start_that_does_not_fit_is_refused(whole, tmp_path, arguments, field, message):
@@ -226,14 +227,14 @@ def test_a_start_that_does_not_fit_is_refused(whole, tmp_path, arguments, field,
 
 REFUSED = [
     (["--preset", "huge"], 2, "invalid choice: 'huge'.*'paper'.*'small'"),
-    (["--data", "cifar"], 2, "invalid choice: 'cifar'.*'mnist'"),
+    (["--data", "cifar"], 1, "no data set 'cifar': choose 'shipped', 'mnist' or 'fashion'"),
     (["--epochs", "0"], 2, "--epochs: expected a whole number from 1 on; got 0"),
     (["--batch-size", "many"], 2, "--batch-size: expected a whole number from 1 on; got many"),
     (["--learning-rate", "nan"], 2, "--learning-rate: expected a number above 0; got nan"),
     (["--reconstruction-scale", "-1"], 2, "--reconstruction-scale: expected 0 or a number above it; got -1"),
     (["--rotation", "270"], 2, "--rotation: expected degrees from 0 to 180; got 270"),
     (["--scaling", "1"], 2, "--scaling: expected a share of 1, from 0 to less than 1; got 1"),
-    (["--averaging", "1"], 2, "expected a share of 1, from 0 to less than 1; got 1"),
+    (["--ema-decay", "1"], 2, "expected a share of 1, from 0 to less than 1; got 1"),
 ]
 
 
@@ -251,7 +252,7 @@ def test_unknown_names_are_refused_with_the_known_ones(tmp_path, arguments, code
         (["--resume", "--preset", "other"], "was begun with preset tiny, not other"),
         (["--resume", "--start", "weights.safetensors"], "was begun with start None, not weights.safetensors"),
         (["--resume", "--batch-size", "64"], "was begun with batch-size 50, not 64"),
-        (["--resume", "--precision", "bfloat16"], "was begun with .*bfloat16 False, not True"),
+        (["--resume", "--precision", "bfloat16"], "was begun with precision float32, not bfloat16"),
     ],
 )
 def test_a_run_is_not_overwritten_or_gone_on_with_otherwise(tmp_path, arguments, message):
@@ -343,7 +344,7 @@ def words(out, *arguments, processes=None):
 @pytest.mark.parametrize(("batch_size", "epochs", "steps"), [(7, 2, 104), (359, 3, 6)])
 def test_two_processes_train_like_one(tmp_path, batch_size, epochs, steps):
     arguments = ["--epochs", epochs, "--batch-size", batch_size, "--precision", "float32"]
-    arguments += ["--rotation", "10", "--learning-rate", "0.01", "--averaging", "0.5"]
+    arguments += ["--rotation", "10", "--learning-rate", "0.01", "--ema-decay", "0.5"]
     checkpoints = []
     for processes in (None, 2):
         out = tmp_path / str(processes)
@@ -358,7 +359,7 @@ def test_two_processes_train_like_one(tmp_path, batch_size, epochs, steps):
 
 
 def test_two_processes_go_on_where_they_were_killed(tmp_path):
-    arguments = ["--epochs", "4", "--batch-size", "14", "--precision", "float32", "--averaging", "0.9"]
+    arguments = ["--epochs", "4", "--batch-size", "14", "--precision", "float32", "--ema-decay", "0.9"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert subprocess.run(**words(whole, *arguments, processes=2), capture_output=True, timeout=120).returncode == 0
     process = subprocess.Popen(
@@ -380,9 +381,11 @@ def test_the_move_of_an_image_depends_on_seed_epoch_and_image_alone(monkeypatch)
     """Whatever the batch size, the place in the order and the other images of the batch."""
     images = torch.rand(30, 1, 28, 28)
 
-    def moves(epochs, **recipe):
+    def moves(epochs, **settings):
         found = {}
-        training = Training(CapsNet(short_training.PRESETS["tiny"]), images, torch.arange(30) % 10, Recipe(3, **recipe))
+        training = Trainer(
+            CapsNet(short_training.PRESETS["tiny"]), images, torch.arange(30) % 10, TrainingConfig(epochs=3, **settings)
+        )
         training.epoch = epochs
         monkeypatch.setattr(
             "capsule_lib.training.shift",
@@ -410,7 +413,7 @@ def test_turning_and_scaling_move_a_dot_where_geometry_says():
         ((0.5, 0.0), 0, 0.5, (14, 18)),  # half the size
         ((0.5, 1.0), 0, 0.5, (14, 26)),
     ]:
-        drawn = turn_and_scale(image, torch.tensor([draws]), rotation, scaling)[0, 0]
+        drawn = rotate_and_scale(image, torch.tensor([draws]), rotation, scaling)[0, 0]
         assert divmod(drawn.argmax().item(), 29) == (row, column), draws
 
 

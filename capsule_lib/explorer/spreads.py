@@ -11,6 +11,7 @@ from torch import Tensor
 
 from capsule_lib.files import write_whole
 from capsule_lib.model import CapsNet
+from capsule_lib.morphometry import capsules_by_class
 from capsule_lib.weights import WEIGHTS, read_card
 
 EDGES = torch.linspace(-4, 4, 25)  # of the histograms' bins, in standard deviations
@@ -53,19 +54,9 @@ def measure_spreads(net: CapsNet, images: Tensor, labels: Tensor) -> Spreads:
     """Spreads of a network's capsules over images [N, C, H, W] in 0..1 with labels [N]: of each image, the capsule of its label.
 
     Raises:
-        ValueError: a class has no image.
+        TypeError, ValueError: images or labels that don't fit the network, or a class without an image.
     """
-    classes = net.config.classes
-    missing = sorted(set(range(classes)) - set(labels.tolist()))
-    if missing:
-        raise ValueError(f"class {missing[0]} has no image, so its spread is unknown: measure on digits of every class")
-    own = torch.cat(
-        [
-            capsules_of(net, some)[torch.arange(len(some)), some_labels.cpu()]
-            for some, some_labels in zip(images.split(250), labels.split(250), strict=True)
-        ]
-    ).double()
-    parts = [_spread(own[labels.cpu() == j]) for j in range(classes)]
+    parts = [_spread(own.cpu().double()) for own in capsules_by_class(net, images, labels)]
     return Spreads(*(torch.stack(part).float() for part in zip(*parts, strict=True)))
 
 
@@ -115,13 +106,3 @@ def load_spreads(name: str = "small") -> Spreads:
     if made_for != read_card(WEIGHTS / f"{name}.safetensors")["sha256"]:
         raise ValueError(f"{path} was made for other weights than {name}.safetensors: {remedy}")
     return spreads
-
-
-@torch.no_grad()
-def capsules_of(net: CapsNet, images: Tensor) -> Tensor:
-    """Class capsules [B, J, D] of images [B, C, H, W], without the decoder's work; from any device, to the CPU."""
-    return net.digit_caps(net.primary(images.to(device_of(net)))).cpu()
-
-
-def device_of(net: CapsNet) -> torch.device:
-    return net.digit_caps.weight.device

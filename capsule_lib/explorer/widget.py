@@ -22,6 +22,7 @@ import traitlets
 from PIL import Image
 from torch import Tensor
 
+from capsule_lib.contract import check_labels, check_pictures
 from capsule_lib.explorer.pictures import (
     HEADINGS,
     PANEL,
@@ -35,9 +36,8 @@ from capsule_lib.explorer.pictures import (
     sheet_picture,
     strip,
 )
-from capsule_lib.explorer.spreads import LIMITS, Spreads, bins, capsules_of, device_of, measure_spreads
+from capsule_lib.explorer.spreads import LIMITS, Spreads, bins, measure_spreads
 from capsule_lib.files import write_whole
-from capsule_lib.losses import one_hot
 from capsule_lib.model import CapsNet
 from capsule_lib.morphometry import effects
 from capsule_lib.plots import Frame, _InWords, png
@@ -47,15 +47,7 @@ SLIDER, THUMB = 160, 44  # in pixels: a slider's width, a past picture's height
 
 def lengths_of(net: CapsNet, images: Tensor) -> Tensor:
     """The class lengths [B, J] that the network gives images [B, C, H, W]; on the CPU."""
-    return torch.linalg.vector_norm(capsules_of(net, images), dim=2)
-
-
-@torch.no_grad()
-def decode(net: CapsNet, capsules: Tensor, label: int) -> Tensor:
-    """Pictures [N, C, H, W] in 0..1 that the decoder draws from capsules [N, D] of class `label`; on the CPU."""
-    v = capsules.new_zeros(len(capsules), net.config.classes, net.config.class_dim)
-    v[:, label] = capsules
-    return net.decoder(v.to(device_of(net)), torch.full((len(v),), label, device=device_of(net))).cpu()
+    return torch.linalg.vector_norm(net.encode(images), dim=2).cpu()
 
 
 def sweep(
@@ -139,11 +131,8 @@ def _check(model: CapsNet, images: Tensor, labels: Tensor, spreads: Spreads | No
     if not model.decoder:
         raise ValueError("this network has no decoder, so it can't redraw a capsule: build it with decoder_hidden")
     config = model.config
-    if images.dim() != 4 or images.shape[1:] != config.image_shape or not len(images):
-        raise ValueError(f"this network takes digits {['N', *config.image_shape]}; got {list(images.shape)}")
-    if not (images.min() >= 0 and images.max() <= 1):
-        raise ValueError(f"digits must lie in 0..1; got {images.min():.2f}..{images.max():.2f}")
-    one_hot(labels, len(images), config.classes)  # raises where labels don't fit
+    check_pictures(images, config.image_shape)
+    check_labels(labels, len(images), config.classes)
     wanted = [config.classes, config.class_dim]
     if spreads is not None and list(spreads.mean.shape) != wanted:
         raise ValueError(
@@ -169,8 +158,8 @@ class CapsuleExplorer(_InWords, widgets.VBox):
 
     Args:
         model: any CapsNet with a decoder, on any device.
-        digits: images [N, C, H, W] in 0..1 and their labels [N]; or several such sets for a menu: a dict of functions
-            that load them, such as that of `digit_sets`.
+        digits: images [N, C, H, W] in 0..1 and their labels [N]; or several such sets for a menu: a dict of pairs,
+            or of functions that load them, such as that of `digit_sets`.
         spreads: of `measure_spreads` or `load_spreads`; None measures them on the (first) digits, which need every class.
         names_file: the JSON file that keeps the reader's names of dimensions: capsule_names.json, here, unless said.
         state: any of the traits below, to begin with.
@@ -222,7 +211,8 @@ class CapsuleExplorer(_InWords, widgets.VBox):
         if unknown := state.keys() - set(self.STATE):
             raise ValueError(f"the explorer's state has no {unknown.pop()!r}: it has {', '.join(self.STATE)}")
         self.model, self.spreads, self._spreads_given = model, spreads, spreads is not None
-        self._sets = digits if isinstance(digits, dict) else {"given": lambda: digits}
+        sets = digits if isinstance(digits, dict) else {"given": digits}
+        self._sets = {name: one if callable(one) else lambda one=one: one for name, one in sets.items()}
         self._take(next(iter(self._sets)))
         self.spreads = spreads or measure_spreads(model, self._images, self._labels)
         self._names_file = Path(names_file or "capsule_names.json")
@@ -240,7 +230,10 @@ class CapsuleExplorer(_InWords, widgets.VBox):
 
     def _take(self, source: str) -> None:
         """Load a set of digits, from which they are then chosen."""
-        images, labels = self._sets[source]()
+        try:
+            images, labels = self._sets[source]()
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"digits are a pair (images, labels), or a dict of such pairs ({error})") from error
         _check(self.model, images, labels, self.spreads)
         self._images, self._labels, self._taken = images, labels, source
         self._members = {j: (labels == j).nonzero()[:, 0].tolist() for j in sorted(set(labels.tolist()))}
@@ -255,7 +248,7 @@ class CapsuleExplorer(_InWords, widgets.VBox):
         if proposal.value != self._taken:
             try:
                 self._take(proposal.value)
-            except (ValueError, OSError) as error:
+            except (TypeError, ValueError, OSError) as error:
                 raise traitlets.TraitError(f"the digits {proposal.value!r} can't be had: {error}") from error
         return proposal.value
 
@@ -368,12 +361,12 @@ class CapsuleExplorer(_InWords, widgets.VBox):
             if self._digit is None:
                 members = self._members[self.label]
                 original = self._drawn(self.strokes) if self.strokes else self._images[members[self.index]].cpu()
-                both = capsules_of(self.model, torch.stack([original, self._images[members[self.partner]].cpu()]))
-                self._digit = self._chosen, original, both, decode(self.model, both[:1, self.label], self.label)[0]
+                both = self.model.encode(torch.stack([original, self._images[members[self.partner]].cpu()])).cpu()
+                self._digit = self._chosen, original, both, self.model.decode(both[:1, self.label], self.label)[0].cpu()
             _, original, both, reconstruction = self._digit
             capsule = torch.lerp(*both[:, self._shown_label], self.morph)
             capsule = capsule + self.spreads.shift(torch.tensor(self.knobs), self._shown_label, self.units)
-            changed = decode(self.model, capsule[None], self._shown_label)
+            changed = self.model.decode(capsule[None], self._shown_label).cpu()
             lengths = lengths_of(self.model, changed)[0]
             self._view = _View(self._state, capsule, original, reconstruction, changed[0], lengths)
         return self._view
@@ -477,7 +470,7 @@ class CapsuleExplorer(_InWords, widgets.VBox):
         label, knobs = self._shown_label, torch.tensor(self.knobs)
         base = self.capsule - self.spreads.shift(knobs, label, self.units)
         capsules = sweep(base, knobs, dimensions, label, self.units, self.spreads)
-        images = decode(self.model, capsules.flatten(0, 1), label).unflatten(0, capsules.shape[:2])
+        images = self.model.decode(capsules.flatten(0, 1), label).cpu().unflatten(0, capsules.shape[:2])
         return sheet_picture(images, dimensions, self.units)
 
     def save(self, path: str | Path) -> Path:
@@ -694,6 +687,8 @@ class CapsuleExplorer(_InWords, widgets.VBox):
     def _measure(self) -> None:
         label = self._shown_label
         some = self._members.get(label, [])[:400]  # more would take longer and say the same
+        if not some:
+            raise ValueError(f"there is no digit of class {label} in this set to measure")
         self._effects.value = effects(self.model, self._images[some], self._labels[some], label)._repr_html_()
 
     def _labels_for_screen_readers(self) -> list[widgets.Widget]:

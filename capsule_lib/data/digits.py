@@ -1,20 +1,17 @@
 """Handwritten digits: a small real set that always works, the whole of MNIST and Fashion-MNIST where they can be had."""
 
-import math
 import os
 import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import torch
-import torch.nn.functional as F
 from safetensors.torch import load
 from torch import Tensor
 
 from capsule_lib.files import read_verified
 
-DATA = Path(__file__).parent.parent / "data"
+DATA = Path(__file__).parent.parent.parent / "data"
 SHIPPED_SHA256 = "f9687aeb5267a9557fa3c949a8f6bf492353320a9a992d457296d3bfaf52dcda"
 MNIST_SHA256 = {  # of the unpacked files
     "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
@@ -62,44 +59,6 @@ def digit_sets() -> dict[str, Callable[[], tuple[Tensor, Tensor]]]:
         for title, (name, split) in sets.items()
         if name == "shipped" or _find_whole("MNIST", split)
     }
-
-
-def random_shift(images: Tensor, max_shift: int = 2) -> Tensor:
-    """Move each image by its own random whole number of pixels, up to `max_shift` both ways (section 5).
-
-    For training images only. Works on any device; what moves in is black.
-
-    Args:
-        images: [B, C, H, W].
-    """
-    return shift(images, torch.rand(len(images), 2, device=images.device), max_shift)
-
-
-def shift(images: Tensor, draws: Tensor, max_shift: int = 2) -> Tensor:
-    """`random_shift` with the random numbers given: `draws` [B, 2] in 0..1, for the rows and the columns of each image."""
-    batch, channels, height, width = images.shape
-    padded = F.pad(images, 4 * [max_shift])
-    dy, dx = (draws.T[:, :, None] * (2 * max_shift + 1)).long()
-    rows = (dy + torch.arange(height, device=images.device))[:, None, :, None]
-    columns = (dx + torch.arange(width, device=images.device))[:, None, None, :]
-    image = torch.arange(batch, device=images.device)[:, None, None, None]
-    channel = torch.arange(channels, device=images.device)[None, :, None, None]
-    return padded[image, channel, rows, columns]
-
-
-def turn_and_scale(images: Tensor, draws: Tensor, rotation: float, scaling: float) -> Tensor:
-    """Turn each image about its centre by up to `rotation` degrees, and change its size by up to the share `scaling`.
-
-    Args:
-        images: [B, C, H, W].
-        draws: [B, 2] in 0..1, how far each image is turned and scaled: 0.5 is not at all.
-    """
-    angle = (2 * draws[:, 0] - 1) * math.radians(rotation)
-    size = 1 + (2 * draws[:, 1] - 1) * scaling
-    cos, sin, none = angle.cos() / size, angle.sin() / size, torch.zeros_like(size)
-    matrices = torch.stack([cos, -sin, none, sin, cos, none], dim=1).view(-1, 2, 3)
-    grid = F.affine_grid(matrices, list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, align_corners=False)
 
 
 def _load_whole(name: str, split: str) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,10 @@
+"""Where pictures come from and what moves them.
+
+From outside: `load_digits` and `digit_sets`, digits by name; `DATA`, the folder that ships; `random_shift`, the paper's training
+shifts, with `shift` and `rotate_and_scale`, which take their random numbers as an argument.
+"""
+
+from capsule_lib.data.digits import DATA, digit_sets, load_digits
+from capsule_lib.data.moves import random_shift, rotate_and_scale, shift
+
+__all__ = ["DATA", "digit_sets", "load_digits", "random_shift", "rotate_and_scale", "shift"]
