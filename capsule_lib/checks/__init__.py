@@ -523,5 +523,5 @@ def _short(vector: Tensor) -> str:
 
 # Last, because these use Verdict.
 from capsule_lib.checks.answers import answer  # noqa: E402, F401
-from capsule_lib.checks.predict import predict  # noqa: E402, F401
-from capsule_lib.checks.progress import progress  # noqa: E402, F401
+from capsule_lib.checks.predictions import predict  # noqa: E402, F401
+from capsule_lib.checks.record import progress  # noqa: E402, F401

@@ -2,7 +2,7 @@
 
 from capsule_lib.checks import Verdict  # defined before the package imports this file
 from capsule_lib.checks.answer_key import Expected, look_up
-from capsule_lib.checks.progress import record
+from capsule_lib.checks.record import record
 
 
 def answer(key: str, given) -> Verdict:
