@@ -19,7 +19,7 @@ test: .venv/installed lint
 # Execute from a fresh kernel and store the outputs, without widget state and timings. Then join what the kernel printed in
 # pieces, in a second call: within one, it would be joined before it is executed.
 notebooks: .venv/installed
-	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.store_widget_state=False \
+	CAPSULE_HOME=$$(mktemp -d) $(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.store_widget_state=False \
 		--ExecutePreprocessor.record_timing=False $(NOTEBOOKS)
 	$(BIN)/jupyter nbconvert --to notebook --inplace --coalesce-streams $(NOTEBOOKS)
 

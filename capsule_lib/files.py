@@ -4,6 +4,8 @@ import hashlib
 import os
 from pathlib import Path
 
+import platformdirs
+
 
 def write_whole(contents: dict[Path, bytes]) -> None:
     """Write files so that they are there whole or not at all: all of them aside first, then renamed."""
@@ -30,3 +32,8 @@ def read_verified(path: Path, sha256: str, remedy: str) -> bytes:
             f"and is {found[:12]}...: {remedy}"
         )
     return content
+
+
+def capsule_home() -> Path:
+    """The reader's own folder, outside the course: CAPSULE_HOME, or else where the system keeps a user's data."""
+    return Path(os.environ.get("CAPSULE_HOME") or platformdirs.user_data_path("capsule-course"))

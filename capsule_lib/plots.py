@@ -1,26 +1,73 @@
-"""Pictures that say in words what they show, and pictures that move."""
+"""Pictures that say in words what they show, pictures that move, and tables."""
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+from numbers import Integral, Real
 
 import ipywidgets as widgets
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from IPython.display import HTML, display
+from IPython.lib.pretty import pretty
 from matplotlib.figure import Figure
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor
 
+CARD = 10  # pixels of white round a picture, and the radius of its corners
 INTERACTIVE = "Interactive: run this notebook to see it move. The picture beside it shows one position."
 
 
 def show(picture: Figure | Image.Image, caption: str) -> None:
-    """Display a picture with a caption below it, which is also its alternative text: one sentence on what is to be seen."""
-    display(picture, metadata={"image/png": {"alt": caption}})
-    display(HTML(f"<em>{caption}</em>"))
-    if isinstance(picture, Figure):
-        plt.close(picture)
+    """Display a picture with a caption below it, which is also its alternative text: what is to be seen.
+
+    A long caption can stand in a triple-quoted string: its line breaks count as spaces.
+    """
+    caption, words = " ".join(caption.split()), pretty(picture)
+    card = _card(Image.open(io.BytesIO(png(picture, bbox_inches="tight"))))
+    display({"image/png": png(card), "text/plain": words}, raw=True, metadata={"image/png": {"alt": caption}})
+    display(HTML(f"<em>{escape(caption, quote=False)}</em>"))
+
+
+def table(rows: Mapping | Sequence[Sequence], columns: Sequence[str] = (), digits: int = 2) -> None:
+    """Display numbers in aligned columns, as text and as HTML.
+
+    Args:
+        rows: a dict from a row's name to its value or values (a list, or a tensor [N]), or a list of rows [name, value, ...].
+            A value is a number, a tensor of one number, a truth value, or words.
+        columns: headings; that of the names may be left out.
+        digits: decimals of a number that is not an integer. For any other form write words: f"{x:.1e}".
+    """
+    named = rows.items() if isinstance(rows, Mapping) else [(name, values) for name, *values in rows]
+    cells = [[_cell(x, digits) for x in (name, *_listed(values))] for name, values in named]
+    width = max(map(len, cells), default=0)
+    heads = [[""] * (width - len(columns)) + list(columns)] if columns else []
+    if wrong := {len(row) for row in heads + cells} - {width}:
+        raise ValueError(
+            f"the longest row has {width} cells with its name, and another row or `columns` has {wrong.pop()}"
+        )
+    sizes = [max(map(len, column)) for column in zip(*heads, *cells, strict=True)]
+    lines = [[row[0].ljust(sizes[0]), *map(str.rjust, row[1:], sizes[1:])] for row in heads + cells]
+    page = ""
+    for tag, row in [("th", row) for row in heads] + [("td", row) for row in cells]:
+        sides = ["left"] + ["right"] * (width - 1)
+        row = [f'<{tag} style="text-align: {side}">{escape(x)}</{tag}>' for side, x in zip(sides, row, strict=True)]
+        page += f"<tr>{''.join(row)}</tr>"
+    plain = "\n".join("  ".join(line).rstrip() for line in lines)
+    display({"text/html": f"<table>{page}</table>", "text/plain": plain}, raw=True)
+
+
+def _listed(values) -> Sequence:
+    values = values.tolist() if isinstance(values, Tensor | np.ndarray) else values
+    return values if isinstance(values, list | tuple) else [values]
+
+
+def _cell(value, digits: int) -> str:
+    value = value.item() if isinstance(value, Tensor | np.ndarray | np.generic) else value
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return ("no", "yes")[value] if isinstance(value, bool) else str(value)
+    return f"{value:,}" if isinstance(value, Integral) else f"{round(value, digits) + 0.0:,.{digits}f}"  # no -0.00
 
 
 def live(draw: Callable[..., Figure | Image.Image], **controls: widgets.Widget) -> widgets.VBox:
@@ -35,7 +82,8 @@ def live(draw: Callable[..., Figure | Image.Image], **controls: widgets.Widget) 
 
     def update(_=None):
         try:
-            frame.draw(draw(**{name: control.value for name, control in controls.items()}))
+            picture = png(draw(**{name: control.value for name, control in controls.items()}))
+            frame.draw(_card(Image.open(io.BytesIO(picture))))
             message.value = ""
         except Exception as error:  # an error in a callback would otherwise end in a log that nobody reads
             message.value = f"This position can't be drawn: {type(error).__name__}: {error}"
@@ -70,15 +118,23 @@ class _Live(_InWords, widgets.VBox):
     pass
 
 
-def png(picture: Figure | Image.Image) -> bytes:
-    """The bytes of a PNG file. A figure is closed."""
+def png(picture: Figure | Image.Image, **how) -> bytes:
+    """The bytes of a PNG file. A figure is closed; `how` goes to its savefig."""
     buffer = io.BytesIO()
     if isinstance(picture, Figure):
-        picture.savefig(buffer, format="png")
+        picture.savefig(buffer, format="png", **how)
         plt.close(picture)
     else:
         picture.save(buffer, format="png", compress_level=1)
     return buffer.getvalue()
+
+
+def _card(picture: Image.Image) -> Image.Image:
+    """The picture on white with round corners: dark ink stays legible on a dark page."""
+    card = Image.new("RGBA", (picture.width + 2 * CARD, picture.height + 2 * CARD))
+    ImageDraw.Draw(card).rounded_rectangle((0, 0, card.width - 1, card.height - 1), CARD, fill="white")
+    card.paste(picture, (CARD, CARD))
+    return card
 
 
 def digit_image(image: Tensor, size: int = 280) -> Image.Image:

@@ -1,6 +1,7 @@
 """Pictures carry their words, show the arrays that they are given, and move when a control moves."""
 
 import io
+import re
 
 import ipywidgets as widgets
 import matplotlib.pyplot as plt
@@ -23,12 +24,71 @@ def pixels(content):
     return np.asarray(Image.open(io.BytesIO(content)))
 
 
-def test_show_says_the_caption_twice_and_closes_the_figure(monkeypatch):
+@pytest.fixture
+def shown(monkeypatch):
+    """What was displayed, as [what, options]."""
     shown = []
-    monkeypatch.setattr(plots, "display", lambda what, metadata=None: shown.append((what, metadata)))
-    plots.show(plt.figure(), "A dot.")
-    assert shown[0][1] == {"image/png": {"alt": "A dot."}}
-    assert "A dot." in shown[1][0].data
+    monkeypatch.setattr(plots, "display", lambda what, **options: shown.append((what, options)))
+    return shown
+
+
+@pytest.mark.parametrize("picture", [plt.figure, lambda: Image.new("L", (30, 20), 255)])
+def test_show_says_the_caption_twice_and_closes_the_figure(shown, picture):
+    plots.show(
+        picture(),
+        """A dot where
+        x < 1.""",
+    )
+    (bundle, options), (below, _) = shown
+    assert options["metadata"] == {"image/png": {"alt": "A dot where x < 1."}} and options["raw"]
+    assert below.data == "<em>A dot where x &lt; 1.</em>"
+    assert bundle["text/plain"].startswith("<") and " at 0x" not in bundle["text/plain"]
+
+
+def test_a_picture_stands_on_a_white_card_with_round_corners(shown):
+    plots.show(Image.new("L", (30, 20), 100), "Grey.")
+    card = np.asarray(Image.open(io.BytesIO(shown[0][0]["image/png"])))
+    assert card.shape == (20 + 2 * plots.CARD, 30 + 2 * plots.CARD, 4)
+    assert card[0, 0, 3] == card[-1, -1, 3] == 0  # transparent
+    assert (card[20, 2] == 255).all() and (card[20, 25] == [100, 100, 100, 255]).all()
+
+
+def test_a_table_is_aligned_and_says_the_same_as_text_and_as_html(shown):
+    rows = {
+        "a long name": [1234567, 0.125],
+        "<b>": torch.tensor([2.0, -0.0001]),
+        "c": [torch.tensor(3), True],
+        "d": ["4 %", np.float32(0.5)],
+    }
+    plots.table(rows, ["count", "share"])
+    bundle, options = shown[0]
+    assert options == {"raw": True}
+    assert bundle["text/plain"].splitlines() == [
+        "                 count  share",
+        "a long name  1,234,567   0.12",
+        "<b>               2.00   0.00",
+        "c                    3    yes",
+        "d                  4 %   0.50",
+    ]
+    words = re.findall(r"<t[hd] .*?>(.*?)</t[hd]>", bundle["text/html"])
+    assert words[:9] == ["", "count", "share", "a long name", "1,234,567", "0.12", "&lt;b&gt;", "2.00", "0.00"]
+    assert words[9:] == ["c", "3", "yes", "d", "4 %", "0.50"]
+    assert bundle["text/html"].count("text-align: left") == 5
+
+
+def test_a_table_takes_one_value_per_name_and_rows_of_cells(shown):
+    plots.table({"x": 0.5, "half": torch.tensor(1.25, dtype=torch.float16)}, digits=1)
+    plots.table([("small", 2, None), ("paper", float("nan"), "")], ["network", "n", "note"])
+    assert shown[0][0]["text/plain"] == "x     0.5\nhalf  1.2"
+    assert shown[1][0]["text/plain"] == "network    n  note\nsmall      2  None\npaper    nan"
+
+
+@pytest.mark.parametrize(
+    "rows, columns", [({"a": [1, 2], "b": 1}, ()), ({"a": 1}, ["1", "2", "3"]), ([("a", 1), ("b",)], ())]
+)
+def test_a_table_with_a_row_of_another_length_is_refused(rows, columns):
+    with pytest.raises(ValueError, match=r"has \d cells with its name"):
+        plots.table(rows, columns)
 
 
 def test_a_digit_is_ink_on_paper_in_whole_enlarged_pixels():
@@ -66,9 +126,9 @@ def test_a_live_picture_follows_its_controls():
     slider = widgets.FloatSlider(0.0, min=0, max=1)
     box = plots.live(lambda grey: plots.digit_image(torch.full((1, 2, 2), grey), size=2), grey=slider)
     frame = next(child for child in box.children if isinstance(child, plots.Frame))
-    assert (pixels(frame.value) == 255).all()
+    assert (pixels(frame.value)[10:12, 10:12] == 255).all()
     slider.value = 1.0
-    assert (pixels(frame.value) == 0).all()
+    assert (pixels(frame.value)[10:12, 10:12] == [0, 0, 0, 255]).all()
     assert slider.description == "grey"
 
 

@@ -519,3 +519,9 @@ def _extent(seen: Tensor) -> Tensor:
 
 def _short(vector: Tensor) -> str:
     return "[" + ", ".join(f"{x:.3g}" for x in vector.flatten().tolist()) + "]"
+
+
+# Last, because these use Verdict.
+from capsule_lib.checks.answers import answer  # noqa: E402, F401
+from capsule_lib.checks.predictions import predict  # noqa: E402, F401
+from capsule_lib.checks.record import progress  # noqa: E402, F401

@@ -1,0 +1,4 @@
+"""What the exercises and predictions of notebook 00 expect."""
+
+EXERCISES: dict = {}
+PREDICTIONS: dict = {}

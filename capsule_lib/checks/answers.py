@@ -1,0 +1,23 @@
+"""The one line that ends every exercise."""
+
+from capsule_lib.checks import Verdict  # defined before the package imports this file
+from capsule_lib.checks.answer_key import Expected, look_up
+from capsule_lib.checks.record import record
+
+
+def answer(key: str, given) -> Verdict:
+    """Compare an answer with what the exercise expects: a number, a choice, or the reader's own function.
+
+    A right one counts in `checks.progress()`. None and ... mean that there is no answer yet.
+
+    Raises:
+        KeyError: there is no such exercise.
+    """
+    expected = look_up("exercises", key)
+    if given is None or given is ...:
+        return Verdict(None, "not answered yet")
+    try:
+        verdict = expected.judge(given) if isinstance(expected, Expected) else expected(given)
+    except Exception as error:
+        return Verdict(False, f"this answer can't be checked: {type(error).__name__}: {error}")
+    return Verdict(True, verdict.message + record("exercises", key)) if verdict else verdict
