@@ -9,8 +9,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from capsule_lib.data import DATA
-from capsule_lib.files import read_verified, write_whole
+from capsule_lib.device import unwrapped
+from capsule_lib.files import DATA, RESTORE, find, read_verified, writable_path, write_whole
 from capsule_lib.layers import DigitCaps
 from capsule_lib.model import CapsNet, CapsNetConfig
 
@@ -19,6 +19,9 @@ WEIGHTS = DATA / "weights"
 
 def save_weights(net: CapsNet, path: str | Path, *, half: bool = False, **card) -> Path:
     """Write `path`, a .safetensors file, and its card, the same name with .json. Each is written whole or not at all.
+
+    A relative path that leads into a read-only folder, such as a course that many share, goes to `capsule_home()` instead,
+    and a line says so; `load_weights` finds it there under the same name.
 
     The network may be compiled, or wrapped for several devices; its class layer and decoder may have been replaced by others.
 
@@ -31,12 +34,12 @@ def save_weights(net: CapsNet, path: str | Path, *, half: bool = False, **card) 
 
     Raises:
         ValueError: another file name, weights that are not finite, or a network that could not be loaded again.
+        PermissionError: an absolute path in a read-only folder.
     """
-    path = Path(path)
+    asked, path = Path(path), writable_path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"weights are saved as .safetensors; got {path.name!r}")
-    for wrapper in ("_orig_mod", "module"):  # of torch.compile, and of DataParallel and DistributedDataParallel
-        net = getattr(net, wrapper, net)
+    net = unwrapped(net)
     tensors = {name: t.detach().cpu().contiguous() for name, t in net.state_dict().items()}
     if half:
         tensors = {name: t.half() for name, t in tensors.items()}
@@ -50,8 +53,9 @@ def save_weights(net: CapsNet, path: str | Path, *, half: bool = False, **card) 
     content = save(tensors)
     facts = {"config": dataclasses.asdict(config), **card, "sha256": hashlib.sha256(content).hexdigest()}
     as_json = json.dumps(facts, indent=2, allow_nan=False) + "\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_whole({path: content, path.with_suffix(".json"): as_json.encode()})
+    if path != asked:
+        print(f"{asked.absolute().parent} is read-only, so the weights were saved as {path}")
     return path
 
 
@@ -62,7 +66,7 @@ def load_weights(path: str | Path) -> CapsNet:
         FileNotFoundError: no weights or no card.
         ValueError: the file does not match its card's checksum, or the tensors do not fit the card's network.
     """
-    path = Path(path)
+    path = find(path)
     card = read_card(path)
     content = read_verified(path, card["sha256"], "restore the file and its card, or train and save the network again")
     try:
@@ -102,13 +106,16 @@ def load_pretrained(name: str = "small") -> CapsNet:
     path = WEIGHTS / f"{name}.safetensors"
     if not path.is_file():
         names = ", ".join(repr(p.stem) for p in sorted(WEIGHTS.glob("*.safetensors")) if "." not in p.stem)
-        raise ValueError(f"no weights ship under the name {name!r}: choose {names or 'none: the folder is empty'}")
+        if not names:
+            raise FileNotFoundError(f"the folder {WEIGHTS} of the course's weights is missing: {RESTORE}")
+        raise ValueError(f"no weights ship under the name {name!r}: choose {names}")
     return load_weights(path)
 
 
 def read_card(path: str | Path) -> dict:
     """The card beside a weights file."""
-    path, weights = Path(path).with_suffix(".json"), Path(path)
+    weights = find(path)
+    path = weights.with_suffix(".json")
     try:
         card = json.loads(path.read_text())
         if not (isinstance(card["sha256"], str) and isinstance(card["config"], dict)):

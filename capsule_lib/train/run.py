@@ -54,7 +54,6 @@ def run(out: Path, resume: bool, given: dict) -> int:
             write_whole({out / "checkpoint.pt": content.getvalue(), out / "metrics.csv": as_csv(history)})
 
     if not checkpoint:
-        out.mkdir(parents=True, exist_ok=True)
         save()
     elif (
         is_main
