@@ -3,11 +3,13 @@
 import dataclasses
 import hashlib
 import json
+import reprlib
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
+from torch import nn
 
 from capsule_lib.data import DATA
 from capsule_lib.files import read_verified, write_whole
@@ -35,8 +37,15 @@ def save_weights(net: CapsNet, path: str | Path, *, half: bool = False, **card) 
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"weights are saved as .safetensors; got {path.name!r}")
-    for wrapper in ("_orig_mod", "module"):  # of torch.compile, and of DataParallel and DistributedDataParallel
-        net = getattr(net, wrapper, net)
+    while isinstance(net, nn.Module) and (names := [name for name, _ in net.named_children()]) in (
+        ["_orig_mod"],
+        ["module"],
+    ):
+        net = getattr(net, names[0])  # out of torch.compile, DataParallel and its like
+    if not isinstance(net, CapsNet):
+        raise TypeError(
+            f"save_weights takes a CapsNet; got {type(net).__name__}: copy its weights into a CapsNet(config)"
+        )
     tensors = {name: t.detach().cpu().contiguous() for name, t in net.state_dict().items()}
     if half:
         tensors = {name: t.half() for name, t in tensors.items()}
@@ -99,11 +108,17 @@ def _check_fit(config: CapsNetConfig, tensors: dict, fault: str, remedy: str) ->
 
 def load_pretrained(name: str = "small") -> CapsNet:
     """A network that ships with the course, on the CPU, in evaluation mode. `data/weights/NAME.json` says how it was trained."""
-    path = WEIGHTS / f"{name}.safetensors"
-    if not path.is_file():
-        names = ", ".join(repr(p.stem) for p in sorted(WEIGHTS.glob("*.safetensors")) if "." not in p.stem)
-        raise ValueError(f"no weights ship under the name {name!r}: choose {names or 'none: the folder is empty'}")
-    return load_weights(path)
+    names = [p.stem for p in sorted(WEIGHTS.glob("*.safetensors")) if "." not in p.stem]
+    if name not in names:
+        raise ValueError(
+            f"no weights ship under the name {reprlib.repr(name)}: "
+            + (
+                f"choose {', '.join(map(repr, names))}"
+                if names
+                else f"{WEIGHTS} is empty; restore it with  git checkout -- data"
+            )
+        )
+    return load_weights(WEIGHTS / f"{name}.safetensors")
 
 
 def read_card(path: str | Path) -> dict:

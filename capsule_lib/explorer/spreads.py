@@ -93,6 +93,8 @@ def load_spreads(name: str = "small") -> Spreads:
     Raises:
         ValueError: none ship under that name, or the file is damaged or was made for other weights.
     """
+    if not isinstance(name, str):
+        raise TypeError(f"spreads ship under the name of a network, such as 'small'; got {type(name).__name__}")
     path = WEIGHTS / f"{name}.spreads.safetensors"
     remedy = "restore it with  git checkout -- data,  or make it again with  python data/weights/make_spreads.py"
     if not path.is_file():
