@@ -147,7 +147,7 @@ def digit_rows(rows: dict[str, Tensor], titles: Sequence = (), size: float = 0.9
 
 def confusion(predictions: Tensor, labels: Tensor, classes: int = 10) -> Figure:
     """Rows: the true class; columns: the predicted one. The diagonal is left white, so that the mistakes stand out."""
-    counts = (classes * labels + predictions).cpu().bincount(minlength=classes**2).view(classes, classes)
+    counts = (classes * labels.long() + predictions).cpu().bincount(minlength=classes**2).view(classes, classes)
     figure, axis = plt.subplots(figsize=(6.5, 6))
     mistakes = counts - counts.diag().diag()
     # The darkest colour is not used: black numbers could not be read on it.
