@@ -5,6 +5,7 @@ of classes that are present, [N, J] of 0 and 1. Whatever takes them asks here, s
 """
 
 import numbers
+import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -26,7 +27,7 @@ class Kind:
         """The value as this kind's type; else a ValueError that says what was expected of the setting `name`."""
         number = numbers.Integral if self.type is int else numbers.Real
         if isinstance(value, bool) or not isinstance(value, number) or not self.fits(value):
-            raise ValueError(f"{name}: expected {self.words}; got {value!r}")
+            raise ValueError(f"{name}: expected {self.words}; got {reprlib.repr(value)}")
         return self.type(value)
 
 
@@ -41,6 +42,18 @@ SEED = Kind(
 )  # times a million it still fits 64 bits
 
 
+def check_sizes(**sizes: object) -> tuple[int, ...]:
+    """The sizes of a layer by name, each a whole number from 1 on; else a ValueError names the one that is not."""
+    return tuple(COUNT.check(name, size) for name, size in sizes.items())
+
+
+def check_tuple(name: str, sizes: object) -> tuple[int, ...]:
+    """Several sizes as a tuple; a list is welcome."""
+    if not isinstance(sizes, tuple | list):
+        raise ValueError(f"{name}: expected a tuple of whole numbers; got {reprlib.repr(sizes)}")
+    return tuple(COUNT.check(name, size) for size in sizes)
+
+
 def check_tensor(x: object, what: str, axes: str, floating: bool = True) -> Tensor:
     """`x`, if it is a tensor with as many axes as `axes` names, such as '[B, J]', not empty, and of real numbers.
 
@@ -52,6 +65,8 @@ def check_tensor(x: object, what: str, axes: str, floating: bool = True) -> Tens
         remedy = "convert it with torch.as_tensor" if hasattr(x, "__array__") or isinstance(x, list | tuple) else ""
         remedy = "take its batches one by one: for images, labels in loader" if hasattr(x, "dataset") else remedy
         raise TypeError(f"{what} must be a tensor {axes}; got {type(x).__name__}: {remedy or 'give a tensor'}")
+    if x.layout != torch.strided:
+        raise ValueError(f"{what} must be dense; got a {x.layout} tensor: convert it with .to_dense()")
     if x.dim() != axes.count(",") + 1:
         raise ValueError(f"{what} must be {axes}; got a tensor of shape {list(x.shape)}{_missing_axis(x, axes)}")
     if x.is_complex() or x.is_floating_point() != floating or (x.dtype == torch.bool and not floating):
@@ -120,8 +135,9 @@ def present_classes(labels: object, count: int, classes: int) -> Tensor:
         TypeError, ValueError: as `check_labels`; or a set that holds anything but 0 and 1.
     """
     if not isinstance(labels, Tensor) or labels.dim() != 2:
-        return check_labels(labels, count, classes)[:, None] == torch.arange(classes, device=labels.device)
-    if labels.shape != (count, classes) or labels.is_complex():
+        labels = check_labels(labels, count, classes)
+        return labels[:, None] == torch.arange(classes, device=labels.device)
+    if labels.shape != (count, classes) or labels.is_complex() or labels.layout != torch.strided:
         raise ValueError(f"a set of classes is [{count}, {classes}], 0 or 1 per class; got {list(labels.shape)}")
     if not _holds(lambda: ((labels == 0) | (labels == 1)).all()):
         low, high = labels.min().item(), labels.max().item()

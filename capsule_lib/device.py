@@ -55,10 +55,10 @@ def describe_machine(device: torch.device) -> str:
     return f"PyTorch {torch.__version__} on {device.type} ({name}, {'with' if has_bfloat16(device) else 'without'} bfloat16)"
 
 
-def unwrapped(net: torch.nn.Module) -> torch.nn.Module:
-    """The network inside what torch.compile, DataParallel or DistributedDataParallel wrap around it."""
-    for wrapper in ("_orig_mod", "module"):
-        net = getattr(net, wrapper, net)
+def unwrapped(net: object) -> object:
+    """The network inside what torch.compile, DataParallel and their like wrap around it; all else as it is."""
+    while isinstance(net, torch.nn.Module) and [n for n, _ in net.named_children()] in (["_orig_mod"], ["module"]):
+        (net,) = net.children()
     return net
 
 

@@ -11,9 +11,7 @@ import platformdirs
 
 INSTALLED = Path(__file__).parent / "shipped"  # where a wheel has what is in the repository's data/
 DATA = INSTALLED if INSTALLED.is_dir() else Path(__file__).parent.parent / "data"
-RESTORE = (
-    "restore it with  git checkout -- data, or install the course again from its whole folder:  pip install FOLDER"
-)
+RESTORE = "bring data/ back with  git checkout -- data, or install the course again from its whole folder:  pip install FOLDER"
 
 
 def write_whole(contents: dict[Path, bytes]) -> None:

@@ -6,7 +6,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from capsule_lib.contract import present_classes
+from capsule_lib.contract import COUNT, check_sizes, check_tensor, check_tuple, present_classes
 from capsule_lib.routing import fitting, route, squash
 
 
@@ -21,12 +21,19 @@ class PrimaryCaps(nn.Module):
 
     def __init__(self, in_channels: int, types: int, dim: int, kernel_size: int = 9, stride: int = 2):
         super().__init__()
+        check_sizes(in_channels=in_channels, types=types, dim=dim, kernel_size=kernel_size, stride=stride)
         self.dim = dim
         self.conv = nn.Conv2d(in_channels, dim * types, kernel_size, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         # Channel k * types + t is number k of type t. So a view separates the K numbers of a capsule from everything
         # that tells capsules apart (type, row, column), and no number moves: [B, K*types, H', W'] -> [B, K, I].
+        check_tensor(x, "feature maps", "[B, C, H, W]")
+        if x.shape[1] != self.conv.in_channels or min(x.shape[2:]) < self.conv.kernel_size[0]:
+            raise ValueError(
+                f"these primary capsules take feature maps [B, {self.conv.in_channels}, H, W] of at least "
+                f"{self.conv.kernel_size[0]} x {self.conv.kernel_size[0]}; got {list(x.shape)}"
+            )
         x = self.conv(x)
         u = x.reshape(len(x), self.dim, -1).transpose(1, 2)
         return squash(u)
@@ -41,7 +48,8 @@ class DigitCaps(nn.Module):
 
     def __init__(self, in_capsules: int, in_dim: int, out_capsules: int, out_dim: int, iterations: int = 3):
         super().__init__()
-        self.iterations = iterations
+        check_sizes(in_capsules=in_capsules, in_dim=in_dim, out_capsules=out_capsules, out_dim=out_dim)
+        self.iterations = COUNT.check("iterations", iterations)
         # At a standard deviation of 0.1 the untrained classes of the paper's network are short; at 1 every length would be
         # near 1. Before squash a length grows as 0.1 sqrt(I K D) / J, which is 1.92 in `small` and 3.84 in `paper`. Layers of
         # other sizes are kept within the same bounds, so that neither many input capsules nor a stack of layers saturates.
@@ -67,14 +75,18 @@ class Decoder(nn.Module):
 
     def __init__(self, capsules: int, dim: int, hidden: tuple[int, ...], image_shape: tuple[int, int, int]):
         super().__init__()
-        self.capsules, self.dim, self.hidden, self.image_shape = capsules, dim, tuple(hidden), tuple(image_shape)
-        sizes = [capsules * dim, *hidden, math.prod(image_shape)]
+        self.capsules, self.dim = check_sizes(capsules=capsules, dim=dim)
+        self.hidden, self.image_shape = check_tuple("hidden", hidden), check_tuple("image_shape", image_shape)
+        sizes = [capsules * dim, *self.hidden, math.prod(self.image_shape)]
         layers = []
         for before, after in itertools.pairwise(sizes):
             layers += [nn.Linear(before, after), nn.ReLU()]
         self.layers = nn.Sequential(*layers[:-1], nn.Sigmoid(), nn.Unflatten(1, self.image_shape))
 
     def forward(self, v: Tensor, classes: Tensor) -> Tensor:
+        check_tensor(v, "capsules", "[B, J, D]")
+        if v.shape[1:] != (self.capsules, self.dim):
+            raise ValueError(f"this decoder takes capsules [B, {self.capsules}, {self.dim}]; got {list(v.shape)}")
         keep = present_classes(classes, len(v), self.capsules)
         # Autocast's half precision would draw in steps of 1/256, and save little time.
         with torch.autocast(v.device.type, enabled=False):

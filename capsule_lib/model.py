@@ -1,13 +1,14 @@
 """The whole network, and the two sizes of it that the course uses."""
 
 import dataclasses
+import reprlib
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from capsule_lib.contract import COUNT, check_labels, check_pictures, check_tensor
+from capsule_lib.contract import COUNT, check_labels, check_pictures, check_tensor, check_tuple
 from capsule_lib.layers import Decoder, DigitCaps, PrimaryCaps
 
 
@@ -32,14 +33,11 @@ class CapsNetConfig:
     def __post_init__(self):
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.name in ("image_shape", "decoder_hidden"):  # written in a card they come back as lists
-                if value is not None and not isinstance(value, tuple | list):
-                    raise ValueError(f"{field.name}: expected a tuple of whole numbers; got {value!r}")
-                value = value if value is None else tuple(COUNT.check(field.name, n) for n in value)
-            else:
-                value = COUNT.check(field.name, value)
+            if value is not None or field.name != "decoder_hidden":
+                check = check_tuple if field.name in ("image_shape", "decoder_hidden") else COUNT.check
+                value = check(field.name, value)
             object.__setattr__(self, field.name, value)
-        if self.image_shape is None or len(self.image_shape) != 3:
+        if len(self.image_shape) != 3:
             raise ValueError(f"image_shape: expected (channels, height, width); got {self.image_shape}")
         smallest = 2 * self.kernel_size - 1
         if min(self.image_shape[1:]) < smallest:
@@ -86,6 +84,10 @@ class CapsNet(nn.Module):
 
     def __init__(self, config: CapsNetConfig):
         super().__init__()
+        if not isinstance(config, CapsNetConfig):
+            raise TypeError(
+                f"a CapsNet is built from a CapsNetConfig; got {reprlib.repr(config)}: or use CapsNet.from_preset"
+            )
         self.config = config
         self.stem = nn.Conv2d(config.image_shape[0], config.stem_channels, config.kernel_size)
         self.primary_caps = PrimaryCaps(
@@ -150,7 +152,7 @@ class CapsNet(nn.Module):
             classes, dim = self.decoder.capsules, self.decoder.dim
         if capsules.shape[1] != dim:
             raise ValueError(f"capsules of this network are [N, {dim}]; got {list(capsules.shape)}")
-        labels = torch.as_tensor(label).expand(len(capsules)) if not getattr(label, "ndim", 0) else label
+        labels = torch.full((len(capsules),), label) if isinstance(label, int) else label
         labels = check_labels(labels, len(capsules), classes).to(self.device)
         v = torch.zeros(len(capsules), classes, dim, dtype=self.stem.weight.dtype, device=self.device)
         v[torch.arange(len(v), device=self.device), labels] = capsules.to(v)

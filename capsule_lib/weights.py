@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import reprlib
 from pathlib import Path
 
 import torch
@@ -40,6 +41,10 @@ def save_weights(net: CapsNet, path: str | Path, *, half: bool = False, **card) 
     if path.suffix != ".safetensors":
         raise ValueError(f"weights are saved as .safetensors; got {path.name!r}")
     net = unwrapped(net)
+    if not isinstance(net, CapsNet):
+        raise TypeError(
+            f"save_weights takes a CapsNet; got {type(net).__name__}: copy its weights into a CapsNet(config)"
+        )
     tensors = {name: t.detach().cpu().contiguous() for name, t in net.state_dict().items()}
     if half:
         tensors = {name: t.half() for name, t in tensors.items()}
@@ -103,13 +108,12 @@ def _check_fit(config: CapsNetConfig, tensors: dict, fault: str, remedy: str) ->
 
 def load_pretrained(name: str = "small") -> CapsNet:
     """A network that ships with the course, on the CPU, in evaluation mode. `data/weights/NAME.json` says how it was trained."""
-    path = WEIGHTS / f"{name}.safetensors"
-    if not path.is_file():
-        names = ", ".join(repr(p.stem) for p in sorted(WEIGHTS.glob("*.safetensors")) if "." not in p.stem)
-        if not names:
-            raise FileNotFoundError(f"the folder {WEIGHTS} of the course's weights is missing: {RESTORE}")
-        raise ValueError(f"no weights ship under the name {name!r}: choose {names}")
-    return load_weights(path)
+    names = [p.stem for p in sorted(WEIGHTS.glob("*.safetensors")) if "." not in p.stem]
+    if not names:
+        raise FileNotFoundError(f"the weights of the course are missing from {WEIGHTS}: {RESTORE}")
+    if name not in names:
+        raise ValueError(f"no weights ship under the name {reprlib.repr(name)}: choose {', '.join(map(repr, names))}")
+    return load_weights(WEIGHTS / f"{name}.safetensors")
 
 
 def read_card(path: str | Path) -> dict:

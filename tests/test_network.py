@@ -18,6 +18,7 @@ from capsule_lib import (
     PrimaryCaps,
     dynamic_routing,
     evaluate,
+    load_digits,
     margin_loss,
     random_shift,
     reconstruction_loss,
@@ -25,7 +26,7 @@ from capsule_lib import (
 )
 from capsule_lib.model import PRESETS, CapsNetOutput
 from capsule_lib.morphometry import LIVE, dimension_effects
-from capsule_lib.training import train
+from capsule_lib.training import TrainingConfig, train
 
 TRAINING = capsule_lib.training
 STANDING_STILL = 1e-9  # a learning rate at which the weights stay what they are
@@ -522,3 +523,90 @@ def test_the_same_numbers_on_cuda():
         assert torch.allclose(a, b.cpu(), atol=1e-3)
     assert random_shift(images.cuda()).is_cuda
     list(train(net, images, torch.arange(4), 1))
+
+
+SIZES = [  # image shape, classes, types
+    ((1, 28, 28), 10, 32),
+    ((1, 28, 28), 2, 8),
+    ((3, 32, 32), 100, 8),
+    ((3, 48, 64), 2, 8),
+    ((1, 96, 96), 10, 8),
+    ((3, 128, 128), 5, 16),
+]
+
+
+@pytest.mark.parametrize(("shape", "classes", "types"), SIZES)
+def test_untrained_lengths_are_moderate_at_any_size(shape, classes, types):
+    torch.manual_seed(0)
+    net = CapsNet(CapsNetConfig(shape, classes, stem_channels=32, types=types, decoder_hidden=None))
+    lengths = torch.linalg.vector_norm(net.encode(torch.rand(4, *shape)), dim=2)
+    assert lengths.median() > 1e-4 and lengths.max() < 0.4
+
+
+@pytest.mark.parametrize("in_capsules", [288, 1152])  # of `small` and of `paper`
+def test_the_presets_class_layers_start_at_a_standard_deviation_of_a_tenth(in_capsules):
+    torch.manual_seed(1)
+    expected = 0.1 * torch.randn(10, 8, in_capsules, 16)
+    torch.manual_seed(1)
+    assert torch.equal(
+        DigitCaps(in_capsules, 8, 10, 16).weight, expected
+    )  # bit for bit: seeds in use keep their networks
+
+
+def three_bars():
+    """60 pictures with a bar at one of three heights."""
+    labels = torch.arange(3).repeat(20)
+    images = torch.zeros(60, 1, 9, 11)
+    for n, label in enumerate(labels):
+        images[n, 0, 2 + 2 * label, 3:8] = 1
+    return images, labels
+
+
+@pytest.mark.parametrize("layers", [2, 3])
+def test_class_layers_on_top_of_each_other_learn(layers):
+    torch.manual_seed(0)
+    net = CapsNet(dataclasses.replace(TINY, decoder_hidden=None))
+    middle = [DigitCaps(8, 4, 8, 4) for _ in range(layers - 2)]
+    net.digit_caps = nn.Sequential(DigitCaps(net.digit_caps.weight.shape[2], 4, 8, 4), *middle, DigitCaps(8, 4, 3, 5))
+    list(train(net, *three_bars(), 40, batch_size=10, learning_rate=2e-2))
+    assert evaluate(net, *three_bars()).error < 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layers", [2, 3])
+def test_a_stack_of_class_layers_learns_the_shipped_digits_to_90_percent_in_two_passes(layers):
+    torch.manual_seed(0)
+    net = CapsNet(dataclasses.replace(PRESETS["small"], decoder_hidden=None))
+    middle = [DigitCaps(32, 8, 32, 8) for _ in range(layers - 2)]
+    net.digit_caps = nn.Sequential(DigitCaps(288, 8, 32, 8), *middle, DigitCaps(32, 8, 10, 16))
+    list(train(net, *load_digits("shipped"), 2, batch_size=64, learning_rate=4e-3))
+    assert evaluate(net, *load_digits("shipped", "test")).error < 10
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 48, 64), (1, 9, 11)])
+def test_the_default_reconstruction_term_weighs_the_mean_alike_at_any_size(shape):
+    kernel = 9 if min(shape[1:]) > 17 else 3
+    net = CapsNet(dataclasses.replace(TINY, image_shape=shape, kernel_size=kernel))
+    images, labels = torch.rand(4, *shape), torch.arange(4) % 3
+    epoch = next(train(net, images, labels, 1, batch_size=4, learning_rate=STANDING_STILL))
+    scale = TrainingConfig().scale_for(math.prod(shape))
+    assert scale * math.prod(shape) == pytest.approx(7.84) and (scale == 0.01) == (shape == (1, 28, 28))
+    assert (
+        7.84 * 0.05 < epoch.reconstruction < 7.84 * 0.3
+    )  # noise, and the black edges that a shift lets in, redrawn as grey
+    assert TrainingConfig(reconstruction_scale=0.5).scale_for(10) == 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_a_few_large_coloured_pictures_are_learned(seed):
+    """80 pictures of 3 x 48 x 64 in two classes. With the sum of 9,216 pixels weighed as that of 784, some seeds end at 50 %."""
+    torch.manual_seed(seed)
+    labels = torch.arange(80) % 2
+    images = 0.2 * torch.rand(80, 3, 48, 64)
+    for n, label in enumerate(labels):
+        y, x = torch.randint(4, 30, (2,)).tolist()
+        images[n, label, y : y + 12, x : x + (24 if label else 8)] += 0.7
+    net = CapsNet(CapsNetConfig((3, 48, 64), classes=2, stem_channels=32, types=4))
+    list(train(net, images.clamp(0, 1), labels, 12, batch_size=16, seed=seed))
+    assert evaluate(net, images.clamp(0, 1), labels).error == 0

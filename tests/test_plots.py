@@ -84,7 +84,8 @@ def test_a_table_takes_one_value_per_name_and_rows_of_cells(shown):
 
 
 @pytest.mark.parametrize(
-    "rows, columns", [({"a": [1, 2], "b": 1}, ()), ({"a": 1}, ["1", "2", "3"]), ([("a", 1), ("b",)], ())]
+    "rows, columns",
+    [({"a": [1, 2], "b": 1}, ()), ({"a": 1}, ["1", "2", "3"]), ({"a": [1, 2]}, ["1"]), ([("a", 1), ("b",)], ())],
 )
 def test_a_table_with_a_row_of_another_length_is_refused(rows, columns):
     with pytest.raises(ValueError, match=r"has \d cells with its name"):

@@ -8,6 +8,8 @@ import torch
 import traitlets
 from torch import Tensor
 
+from capsule_lib.contract import COUNT
+
 BOX = 20 / 28  # the digit's longer side, as a share of the image's
 PEN = 2.6 / 28  # the pen's width, likewise; see `mnist_like`
 SPECK = 0.03  # a drawing smaller than this share of the pad is taken for a slip of the hand
@@ -36,8 +38,9 @@ def mnist_like(strokes: list, size: int = 28) -> Tensor:
     round and 2.6 of 28 pixels wide: `shape.measure` then finds MNIST's mean stroke thickness, 2.7 pixels.
 
     Raises:
-        ValueError: nothing is drawn, or only a speck, or a coordinate is not a finite number.
+        ValueError: nothing is drawn, or only a speck, or a coordinate is not a finite number; or a size below 1.
     """
+    COUNT.check("size", size)
     try:
         lines = [torch.tensor(stroke, dtype=torch.float64).reshape(len(stroke), 2) for stroke in strokes if len(stroke)]
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from capsule_lib.contract import COUNT, check_labels, check_pictures
+from capsule_lib.contract import COUNT, POSITIVE, check_labels, check_pictures
 from capsule_lib.model import CapsNet
 from capsule_lib.morphometry.measures import MEASURES, measure
 
@@ -101,6 +101,7 @@ def effects(net: CapsNet, images: Tensor, labels: Tensor, label: int, digits: in
     if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < net.config.classes:
         raise ValueError(f"no class {label!r}: this network's classes are 0 to {net.config.classes - 1}")
     COUNT.check("digits", digits)
+    POSITIVE.check("spread", spread)
     images = images[(labels == label).to(images.device)]
     if len(images) < 2:
         raise ValueError(f"the spread of class {label} needs at least two of its images; got {len(images)}")
