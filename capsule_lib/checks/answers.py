@@ -1,6 +1,6 @@
 """The one line that ends every exercise."""
 
-from capsule_lib.checks import Verdict  # defined before the package imports this file
+from capsule_lib.checks.verdict import Verdict
 from capsule_lib.checks.answer_key import Expected, look_up
 from capsule_lib.checks.record import record
 
