@@ -1,8 +1,8 @@
 """The one line that ends every exercise."""
 
-from capsule_lib.checks.verdict import Verdict
 from capsule_lib.checks.answer_key import Expected, look_up
 from capsule_lib.checks.record import record
+from capsule_lib.checks.verdict import Verdict
 
 
 def answer(key: str, given) -> Verdict:
