@@ -1,11 +1,11 @@
 # Two commands do everything on a machine with Python 3.11 or newer: `make lab` and `make test`.
 PYTHON ?= python3
 BIN := .venv/bin
-NOTEBOOKS ?= $(sort $(wildcard notebooks/*.ipynb))
+NOTEBOOKS ?= $(sort $(wildcard notebooks/[0-9]*.ipynb))
 # The versions that the stored outputs were made with. Where they can't be had: `make lab LOCK=` takes the newest that fit.
 LOCK ?= --constraint requirements.lock
 
-.PHONY: lab explore test test-slow test-lowest notebooks slides lint lock bench
+.PHONY: lab explore test test-slow test-lowest notebooks slides sheet lint lock bench
 
 lab: .venv/installed
 	$(BIN)/jupyter lab $(LAB_FLAGS) notebooks/00_start_here.ipynb
@@ -26,9 +26,14 @@ notebooks: .venv/installed
 	$(BIN)/jupyter nbconvert --to notebook --inplace --coalesce-streams $(NOTEBOOKS)
 
 slides: .venv/installed
-	$(BIN)/jupyter nbconvert --to slides --output-dir build/slides --no-prompt \
+	$(BIN)/jupyter nbconvert --to slides --output-dir build/slides --no-prompt --embed-images \
 		--TemplateExporter.extra_template_basedirs=notebooks --template=slides \
 		--SlidesExporter.reveal_width=1280 --SlidesExporter.reveal_height=800 $(NOTEBOOKS)
+
+# The page to keep, for a printer: two sides of A4. Its formulas come from the network.
+sheet: .venv/installed
+	$(BIN)/jupyter nbconvert --to html --output-dir build --embed-images \
+		--TemplateExporter.extra_template_basedirs=notebooks --template=sheet notebooks/notation.ipynb
 
 lint: .venv/installed
 	$(BIN)/ruff check

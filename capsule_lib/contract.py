@@ -110,15 +110,15 @@ def in_unit_range(x: Tensor, what: str, remedy: str, nan: bool = False) -> None:
     raise ValueError(f"{what} must lie in 0..1; got {got}: {remedy}")
 
 
-def check_labels(labels: object, count: int, classes: int | None) -> Tensor:
-    """Class numbers [count] as int64, if they are integers in 0..classes-1 (None: 0 or above, the classes are not known yet).
+def check_labels(labels: object, count: int | None, classes: int | None) -> Tensor:
+    """Class numbers [count] as int64, if they are integers in 0..classes-1 (None: not known yet).
 
     Raises:
         TypeError: not a tensor.
         ValueError: not integers, not one label per image, or a label that is not a class.
     """
     labels = check_tensor(labels, "labels", "[N]", floating=False)
-    if len(labels) != count:
+    if count is not None and len(labels) != count:
         raise ValueError(f"{count} images need as many labels, one per image; got {len(labels)}")
     if not _holds(lambda: (labels.amin() >= 0) & (classes is None or labels.amax() < classes)):
         raise ValueError(

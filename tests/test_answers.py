@@ -203,7 +203,7 @@ def test_several_numbers():
 
 def test_answer_knows_stubs_functions_and_keys(key):
     key["exercises"] |= {"03.1": NUMBER, "03.2": checks.squash}
-    for stub in (None, ...):
+    for stub in (None, ..., [None, None], (1, None), {"A": None}, [[...], 1]):
         assert repr(answers.answer("03.1", stub)) == "… not answered yet"
     assert answers.answer("03.2", lambda s: None).passed is None
     assert answers.answer("03.2", lambda s: s).passed is False
@@ -236,12 +236,12 @@ def test_only_right_answers_count_and_reset_forgets_them(key, home):
     assert record.counted() == "0 of 1 predictions, 0 of 3 exercises"
     answers.answer("03.1", 1), answers.answer("03.1", None)
     assert record.counted().endswith("0 of 3 exercises") and not home.exists()
-    for exercise in ("03.1", "03.1", "04.1"):
+    for exercise in ("03.1", "03.1", "03.2", "04.1"):
         assert answers.answer(exercise, 42.5).message == "it is so"
-    assert record.counted() == "0 of 1 predictions, 2 of 3 exercises"
+    assert record.counted() == "0 of 1 predictions, 3 of 3 exercises"
     assert sorted(path.name for path in home.rglob("*") if path.is_file()) == ["03.json", "04.json"]
     del key["exercises"]["04.1"]  # what the course no longer asks does not count
-    assert record.counted() == "0 of 1 predictions, 1 of 2 exercises"
+    assert record.counted() == "0 of 1 predictions, 2 of 2 exercises"
     checks.progress(reset=True)
     assert record.counted() == "0 of 1 predictions, 0 of 2 exercises"
 

@@ -18,7 +18,7 @@ from capsule_lib import model
 from capsule_lib.device import TorchDispatchMode
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
-PATHS = sorted(FOLDER.glob("*.ipynb"))
+PATHS = sorted(FOLDER.glob("[0-9]*.ipynb"))
 NAMES = [path.stem for path in PATHS]
 SAYS_NOTHING = re.compile(r"^(<.*>|Interactive: .*)$")
 
@@ -215,6 +215,7 @@ def test_slides_build(path, tmp_path):
     assert slides.count("<section") > 8 and "width: 1280" in slides
     for rule in ("overflow: hidden auto", "white-space: pre-wrap", "fragmentshown"):
         assert slides.rindex(rule) < slides.index("<body")
+    assert not re.findall(r'<img[^>]*src="(?!data:)[^"]*"', slides)
 
 
 @pytest.mark.gpu

@@ -40,7 +40,7 @@ from capsule_lib.explorer.spreads import LIMITS, Spreads, bins, measure_spreads
 from capsule_lib.files import writable_path, write_whole
 from capsule_lib.model import CapsNet
 from capsule_lib.morphometry import effects
-from capsule_lib.plots import Frame, _InWords, png
+from capsule_lib.plots import Frame, InWords, png
 
 SLIDER, THUMB = 160, 44  # in pixels: a slider's width, a past picture's height
 
@@ -151,7 +151,7 @@ class _View(NamedTuple):
     lengths: Tensor
 
 
-class CapsuleExplorer(_InWords, widgets.VBox):
+class CapsuleExplorer(InWords, widgets.VBox):
     """Turn the numbers of a class capsule and watch the digit change; the class lengths are those of the changed picture.
 
         CapsuleExplorer(load_pretrained("small"), load_digits("shipped", "test"), load_spreads("small"))

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from capsule_lib.checks import Verdict  # defined before the package imports this file
+from capsule_lib.checks.verdict import Verdict
 
 SLIPS = {  # what a wrong number may be a multiple of the right one by
     -1: "the size is right, the sign is not",
