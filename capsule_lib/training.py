@@ -185,6 +185,10 @@ class Trainer:
     def end_epoch(self) -> Epoch:
         """What the epoch gave, once its steps are taken. The network is then in evaluation mode."""
         self.net.eval()
+        if not all(p.isfinite().all() for p in self.measured.parameters()):  # the loss can't tell after the last step
+            raise FloatingPointError(
+                f"weights are not finite after epoch {self.epoch}: try a lower learning rate than {self.config.learning_rate}"
+            )
         margin, redrawn, wrong = (self.sums / len(self.images)).tolist()
         done = Epoch(self.epoch, margin, redrawn, 100 * wrong, self.seconds)
         self.epoch, self.step, self.sums, self.seconds = self.epoch + 1, 0, torch.zeros(3), 0.0
@@ -196,9 +200,18 @@ class Trainer:
         return {**parts, **{name: getattr(self, name) for name in ("epoch", "step", "sums", "seconds")}}
 
     def load_state_dict(self, state: dict) -> None:
-        for name in self._parts():
-            getattr(self, name).load_state_dict(state[name])
-        self.epoch, self.step, self.sums, self.seconds = (state[name] for name in ("epoch", "step", "sums", "seconds"))
+        """Go on from what `state_dict` gave. A ValueError says what does not belong to a training like this one."""
+        try:
+            for name in self._parts():
+                getattr(self, name).load_state_dict(state[name])
+            epoch, step, sums, seconds = (state[name] for name in ("epoch", "step", "sums", "seconds"))
+            sums, seconds = sums + torch.zeros(3), float(seconds)
+        except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"not the state of a training of this network ({error})") from error
+        for name, value, most in [("epoch", epoch, self.config.epochs + 1), ("step", step, self.steps_per_epoch)]:
+            if not isinstance(value, int) or not 0 <= value <= most:
+                raise ValueError(f"not the state of a training of this length: {name} {value!r} is not in 0..{most}")
+        self.epoch, self.step, self.sums, self.seconds = epoch, step, sums, seconds
 
     def _parts(self) -> list[str]:
         return ["net", "optimizer", "schedule", *(["ema_model"] if self.ema_model else [])]
