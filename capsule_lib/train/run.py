@@ -142,6 +142,8 @@ def locked(folder: Path) -> Iterator[None]:
     finally:
         if fcntl:
             os.close(handle)
+        with contextlib.suppress(OSError):  # there is something in it
+            folder.rmdir()
 
 
 def find_run(out: Path, resume: bool) -> dict | None:
