@@ -15,7 +15,7 @@ CORE = {  # each module of the core, and those below it, which it may import
     "layers": {"contract", "routing"},
     "model": {"contract", "layers"},
     "training": {"contract", "data", "losses", "model"},
-    "weights": {"data", "files", "layers", "model"},
+    "weights": {"device", "files", "layers", "model"},
 }
 ROOMS = {  # each room, and the other rooms whose front door it may use; all may use the core
     "data": set(),
