@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from capsule_lib.data import load_digits
 from capsule_lib.device import choose_device, describe_machine, has_bfloat16
-from capsule_lib.files import write_whole
+from capsule_lib.files import explained, write_whole
 from capsule_lib.model import PRESETS, CapsNet
 from capsule_lib.morphometry import LIVE, dimension_effects
 from capsule_lib.training import Trainer, TrainingConfig, evaluate
@@ -126,7 +126,10 @@ def train_and_finish(
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """The folder, made if need be, for this process alone. The lock dies with the process, however that ends."""
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise explained(error, folder / CHECKPOINT) from error
     handle = os.open(folder, os.O_RDONLY) if fcntl else None
     try:
         if fcntl:
