@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from capsule_lib.losses import one_hot
-from capsule_lib.routing import fitting, route, squash
+from capsule_lib.routing import fitting, route, squash, without_autocast
 
 
 class PrimaryCaps(nn.Module):
@@ -27,8 +27,7 @@ class PrimaryCaps(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         # Channel k * types + t is number k of type t. So a view separates the K numbers of a capsule from everything
         # that tells capsules apart (type, row, column), and no number moves: [B, K*types, H', W'] -> [B, K, I].
-        x = self.conv(x)
-        u = x.reshape(len(x), self.dim, -1).transpose(1, 2)
+        u = self.conv(x).unflatten(1, (self.dim, -1)).flatten(2).transpose(1, 2)
         return squash(u)
 
 
@@ -36,23 +35,26 @@ class DigitCaps(nn.Module):
     """Class capsules: a learned matrix for each pair (i, j) turns input capsule i into a vote for output capsule j,
     and routing by agreement gathers the votes (equations 2 and 3, procedure 1).
 
-    [B, I, K] -> [B, J, D]. `weight` is [J, K, I, D], in the order that `routing.route` explains.
+    [B, I, K] -> [B, J, D]. `weight` is [J, K, I, D], in the order that `routing.route` explains. With `detach=False` the
+    gradient runs through every iteration, as an attack or a saliency map needs; see `routing.dynamic_routing`.
     """
 
-    def __init__(self, in_capsules: int, in_dim: int, out_capsules: int, out_dim: int, iterations: int = 3):
+    def __init__(
+        self, in_capsules: int, in_dim: int, out_capsules: int, out_dim: int, iterations: int = 3, *, detach: bool = True
+    ):
         super().__init__()
-        self.iterations = iterations
+        self.iterations, self.detach = iterations, detach
         # At standard deviation 0.1 untrained classes start short; at 1 every length would saturate near 1.
         self.weight = nn.Parameter(0.1 * torch.randn(out_capsules, in_dim, in_capsules, out_dim))
 
     def votes(self, u: Tensor) -> Tensor:
         """The votes u_hat [B, I, J, D] of input capsules u [B, I, K]: to look at. The forward pass never builds them."""
-        with torch.autocast(u.device.type, enabled=False):  # as in routing
+        with without_autocast(u):
             return torch.einsum("bik,jkid->bijd", *fitting(u, self.weight))
 
     def forward(self, u: Tensor, return_couplings: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         """Output capsules [B, J, D]; with `return_couplings` also the couplings [iterations, B, I, J]."""
-        return route(u, self.weight, self.iterations, return_couplings=return_couplings)
+        return route(u, self.weight, self.iterations, detach=self.detach, return_couplings=return_couplings)
 
 
 class Decoder(nn.Module):
@@ -71,7 +73,7 @@ class Decoder(nn.Module):
         self.layers = nn.Sequential(*layers[:-1], nn.Sigmoid(), nn.Unflatten(1, image_shape))
 
     def forward(self, v: Tensor, classes: Tensor) -> Tensor:
-        keep = one_hot(classes, len(v), self.capsules)
+        keep = one_hot(classes, v.shape[0], self.capsules)
         # Autocast's half precision would draw in steps of 1/256, and save little time.
-        with torch.autocast(v.device.type, enabled=False):
-            return self.layers((v * keep[:, :, None]).flatten(1))
+        with without_autocast(v):
+            return self.layers((v * keep[:, :, None]).flatten(1).to(self.layers[0].weight.dtype))

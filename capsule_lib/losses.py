@@ -1,5 +1,6 @@
 """The two terms of the paper's loss."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -23,7 +24,7 @@ def margin_loss(
     """
     if lengths.dim() != 2:
         raise ValueError(f"margin_loss takes lengths [B, J]; got a tensor of shape {list(lengths.shape)}")
-    present = labels if labels.shape == lengths.shape else one_hot(labels, len(lengths), lengths.shape[1])
+    present = labels if labels.shape == lengths.shape else one_hot(labels, *lengths.shape)
     present = present.to(lengths.dtype)
     too_short = present * F.relu(m_plus - lengths) ** 2
     too_long = (1 - present) * F.relu(lengths - m_minus) ** 2
@@ -56,9 +57,19 @@ def one_hot(labels: Tensor, batch: int, classes: int) -> Tensor:
         raise ValueError(
             f"labels must be {batch} whole numbers, one an image; got shape {list(labels.shape)}, {labels.dtype}"
         )
-    if batch and not (labels.min() >= 0 and labels.max() < classes):
+    if not _in_range(labels, classes):
         raise ValueError(
             f"labels must lie in 0..{classes - 1}; got {int(labels.min())}..{int(labels.max())}: "
             "give the network as many classes as the data has"
         )
-    return F.one_hot(labels.long(), classes)
+    return (labels[:, None] == torch.arange(classes, device=labels.device)).long()
+
+
+def _in_range(labels: Tensor, classes: int) -> bool:
+    """Whether all labels lie in 0..classes-1. While a graph is traced, under vmap and on the meta device nobody can know: True."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return True
+    try:
+        return bool(((labels >= 0) & (labels < classes)).all())
+    except RuntimeError:
+        return True

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from capsule_lib.layers import Decoder, DigitCaps, PrimaryCaps
+from capsule_lib.routing import length
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,6 @@ class CapsNet(nn.Module):
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> CapsNetOutput:
         v = self.digit_caps(self.primary(images))
-        lengths = torch.linalg.vector_norm(v, dim=2)
+        lengths = length(v)
         chosen = lengths.argmax(dim=1) if labels is None else labels
         return CapsNetOutput(lengths, v, self.decoder(v, chosen) if self.decoder else None)

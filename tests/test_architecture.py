@@ -13,7 +13,7 @@ CORE = {  # each module of the core, and those below it, which it may import
     "losses": set(),
     "data": {"files"},
     "layers": {"losses", "routing"},
-    "model": {"layers"},
+    "model": {"layers", "routing"},
     "training": {"data", "losses", "model"},
     "weights": {"data", "files", "model"},
     "plots": set(),
