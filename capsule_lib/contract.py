@@ -118,8 +118,8 @@ def check_labels(labels: object, count: int | None, classes: int | None) -> Tens
         ValueError: not integers, not one label per image, or a label that is not a class.
     """
     labels = check_tensor(labels, "labels", "[N]", floating=False)
-    if count is not None and len(labels) != count:
-        raise ValueError(f"{count} images need as many labels, one per image; got {len(labels)}")
+    if count is not None and labels.shape[0] != count:
+        raise ValueError(f"{count} images need as many labels, one per image; got {labels.shape[0]}")
     if not _holds(lambda: (labels.amin() >= 0) & (classes is None or labels.amax() < classes)):
         raise ValueError(
             f"labels must lie in 0..{classes - 1 if classes else ''}; got {int(labels.min())}..{int(labels.max())}: "

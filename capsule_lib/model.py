@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from capsule_lib.contract import COUNT, check_labels, check_pictures, check_tensor, check_tuple
 from capsule_lib.layers import Decoder, DigitCaps, PrimaryCaps
+from capsule_lib.routing import length
 
 
 @dataclass(frozen=True)
@@ -127,8 +128,8 @@ class CapsNet(nn.Module):
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> CapsNetOutput:
         v = self.digit_caps(self.primary(images))
-        lengths = torch.linalg.vector_norm(v, dim=2)
-        chosen = lengths.argmax(dim=1) if labels is None else check_labels(labels, len(v), v.shape[1])
+        lengths = length(v)
+        chosen = lengths.argmax(dim=1) if labels is None else check_labels(labels, *v.shape[:2])
         return CapsNetOutput(lengths, v, self.decoder(v, chosen) if self.decoder else None)
 
     @torch.no_grad()

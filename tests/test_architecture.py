@@ -14,7 +14,7 @@ MAY_USE = {  # each file of the core and each room, and what of the package it m
     "losses": {"contract"},
     "data": {"contract", "files"},
     "layers": {"contract", "routing"},
-    "model": {"contract", "layers"},
+    "model": {"contract", "layers", "routing"},
     "training": {"contract", "data", "losses", "model"},
     "weights": {"device", "files", "layers", "model"},
     "plots": {"contract"},
