@@ -47,10 +47,11 @@ def check_sizes(**sizes: object) -> tuple[int, ...]:
     return tuple(COUNT.check(name, size) for name, size in sizes.items())
 
 
-def check_tuple(name: str, sizes: object) -> tuple[int, ...]:
-    """Several sizes as a tuple; a list is welcome."""
-    if not isinstance(sizes, tuple | list):
-        raise ValueError(f"{name}: expected a tuple of whole numbers; got {reprlib.repr(sizes)}")
+def check_tuple(name: str, sizes: object, count: int | None = None) -> tuple[int, ...]:
+    """Several sizes as a tuple, `count` of them where it is given; a list is welcome."""
+    if not isinstance(sizes, tuple | list) or count not in (None, len(sizes)):
+        many = f"{count} " if count else ""
+        raise ValueError(f"{name}: expected a tuple of {many}whole numbers; got {reprlib.repr(sizes)}")
     return tuple(COUNT.check(name, size) for size in sizes)
 
 

@@ -68,6 +68,7 @@ class DigitCaps(nn.Module):
 
     def votes(self, u: Tensor) -> Tensor:
         """The votes u_hat [B, I, J, D] of input capsules u [B, I, K]: to look at. The forward pass never builds them."""
+        check_tensor(u, "capsules", "[B, I, K]")
         with without_autocast(u):
             return torch.einsum("bik,jkid->bijd", *check_shapes(u, self.weight))
 
@@ -85,7 +86,7 @@ class Decoder(nn.Module):
     def __init__(self, capsules: int, dim: int, hidden: tuple[int, ...], image_shape: tuple[int, int, int]):
         super().__init__()
         self.capsules, self.dim = check_sizes(capsules=capsules, dim=dim)
-        self.hidden, self.image_shape = check_tuple("hidden", hidden), check_tuple("image_shape", image_shape)
+        self.hidden, self.image_shape = check_tuple("hidden", hidden), check_tuple("image_shape", image_shape, 3)
         sizes = [capsules * dim, *self.hidden, math.prod(self.image_shape)]
         layers = []
         for before, after in itertools.pairwise(sizes):

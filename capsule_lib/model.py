@@ -32,14 +32,15 @@ class CapsNetConfig:
     decoder_hidden: tuple[int, ...] | None = (512, 1024)  # None: no decoder
 
     def __post_init__(self):
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if value is not None or field.name != "decoder_hidden":
-                check = check_tuple if field.name in ("image_shape", "decoder_hidden") else COUNT.check
-                value = check(field.name, value)
-            object.__setattr__(self, field.name, value)
-        if len(self.image_shape) != 3:
-            raise ValueError(f"image_shape: expected (channels, height, width); got {self.image_shape}")
+        for name in (field.name for field in dataclasses.fields(self)):
+            value = getattr(self, name)
+            if name == "image_shape":  # written on a card, tuples come back as lists
+                value = check_tuple(name, value, 3)
+            elif name != "decoder_hidden":
+                value = COUNT.check(name, value)
+            elif value is not None:
+                value = check_tuple(name, value)
+            object.__setattr__(self, name, value)
         smallest = 2 * self.kernel_size - 1
         if min(self.image_shape[1:]) < smallest:
             raise ValueError(

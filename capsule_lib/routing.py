@@ -27,8 +27,8 @@ def squash(s: Tensor, dim: int = -1) -> Tensor:
     if not isinstance(s, Tensor) or not s.is_floating_point() or s.layout != torch.strided:
         what = f"{s.layout} {s.dtype}" if isinstance(s, Tensor) else type(s).__name__
         raise TypeError(f"squash takes a dense floating-point tensor; got {what}: convert it with .float()")
-    if isinstance(dim, bool) or not isinstance(dim, int) or not -s.dim() <= dim < s.dim():
-        raise ValueError(f"dim: expected an axis of a tensor with {s.dim()} axes; got {dim!r}")
+    if isinstance(dim, bool) or not isinstance(dim, int) or not -s.dim() <= dim < s.dim() or not s.shape[dim]:
+        raise ValueError(f"dim: expected an axis of a tensor {list(s.shape)} with something in it; got {dim!r}")
     s = _at_least_float32(s)
     # The formula times ‖s‖/‖s‖ is s ‖s‖ / (1 + ‖s‖²): nothing is divided by a length, so zero needs no epsilon.
     # Every vector is first divided by its largest entry m, where that is above 1, because ‖s‖² of a long vector
@@ -127,7 +127,7 @@ def route(
 def check_shapes(u: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Capsules and weight in at least float32, if u is the [B, I, K] that a weight [J, K, I, D] takes."""
     _, in_dim, in_capsules, _ = check_tensor(weight, "weight", "[J, K, I, D]").shape
-    check_tensor(u, "capsules", "[B, I, K]")
+    check_tensor(u, "capsules", f"[B, {in_capsules}, {in_dim}]")
     if u.shape[1:] != (in_capsules, in_dim):
         raise ValueError(
             f"this weight takes capsules [B, {in_capsules}, {in_dim}]; got a tensor of shape {list(u.shape)}"
@@ -200,6 +200,8 @@ class _Routing(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_s, *_):
+        if grad_s is None:  # only the couplings were used
+            return None, None, None, None
         return *_Gradients.apply(*ctx.saved_tensors, grad_s), None, None
 
     @staticmethod
