@@ -78,6 +78,7 @@ MIXED = {  # two devices in one operation
     "gather": lambda v: v.x.gather(1, v.c_index[:, None]),
     "values for a mask": lambda v: assign(v.x, v.x > 3, torch.ones(2)),
     "embedding": lambda v: F.embedding(v.index, v.c),
+    "embedding, the other way round": lambda v: F.embedding(v.c_index, v.x),
     "convolution": lambda v: F.conv1d(v.x[:, None], v.c[:, None]),
     "linear": lambda v: nn.Linear(3, 4)(v.x),
     "loss": lambda v: F.cross_entropy(v.x, v.c_index),

@@ -27,7 +27,7 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 
 NAME = "stand_in"
 STANDS_FOR = ("CUDA", "MPS")
-COPIES = {"aten::copy_", "aten::_to_copy", "aten::fill_.Tensor"}  # from any device to any other
+COPIES = {"aten::copy_", "aten::_to_copy", "aten::to.other", "aten::fill_.Tensor"}  # from any device to any other
 FACTORIES = ("empty.memory_format", "empty_strided", "tril_indices", "triu_indices")  # what makes all tensors
 LOWERED = ("conv1d", "conv2d", "conv3d", "linear", "matmul", "mm", "bmm", "mv", "addmm", "baddbmm", "einsum")
 ATEN, EVERYTHING = torch.library.Library("aten", "IMPL"), torch.library.Library("_", "IMPL")
@@ -227,18 +227,19 @@ def run(operation, *args, **kwargs):
 
 
 def refuse_mixture(operation, args, kwargs):
-    """Raise where CUDA would not take tensors of two devices: a number, or an index, may lie on the CPU."""
-    found = {}
+    """Raise where CUDA would not take tensors of two devices."""
+    found, iterates = {}, look_up(operation.name()).iterates
     for position, argument in enumerate(operation._schema.arguments):
-        values = args[position] if position < len(args) else kwargs.get(argument.name)
+        given = args[position] if position < len(args) else kwargs.get(argument.name)
+        several = isinstance(given, (list, tuple))
         written = argument.alias_info is not None and argument.alias_info.is_write
-        for x in values if isinstance(values, (list, tuple)) else [values]:
+        for x in given if several else [given]:
             if not isinstance(x, torch.Tensor):
                 continue
-            number = x.dim() == 0 and not written and not isinstance(x, StandIn) and look_up(operation.name()).iterates
-            index = argument.name == "indices" and isinstance(args[0], StandIn)
-            put = argument.name == "values" and x.dim() == 0  # cpu_tensor[mask] = number
-            if not (number or index or put):
+            number = x.dim() == 0 and not written and not isinstance(x, StandIn)  # of the CPU
+            index = several and argument.name == "indices" and isinstance(args[0], StandIn)
+            put = x.dim() == 0 and argument.name == "values"  # cpu_tensor[mask] = number of the device
+            if not (iterates and (number or index or put)):
                 found.setdefault(x.device, f"{argument.name!r} {list(x.shape)} is on {x.device}")
     if len(found) > 1:
         raise Refused(f"{operation.name()} takes tensors of one device, but {' and '.join(found.values())}")
