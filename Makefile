@@ -75,3 +75,8 @@ build/uv/bin/uv:
 .PHONY: sums
 sums:
 	cd data && sha256sum weights/*.json weights/*.safetensors benchmarks/*.json > SHA256SUMS
+
+# Every notebook and the training command on a stand-in accelerator, which refuses what CUDA or MPS would refuse: about ten minutes.
+.PHONY: test-device
+test-device: .venv/installed
+	$(BIN)/pytest -m "not gpu" tests/test_device.py
