@@ -162,23 +162,41 @@ def _routing(u: Tensor, weight: Tensor, iterations: int, detach: bool, all_round
 
 def _sums(u: Tensor, weight: Tensor, c: Tensor) -> Tensor:
     """s [J, B, D] from u [B, K, I], weight [J, K, I, D] and couplings c [J, B, I]."""
-    return _scaled(u, c) @ weight.flatten(1, 2)
+    return _scaled(u, c) @ _flat(weight)
 
 
 def _gradients(u: Tensor, weight: Tensor, c: Tensor, grad_s: Tensor) -> tuple[Tensor, Tensor]:
     """The gradients of u and weight that follow from one of s, with constant couplings."""
     grad_u = (_times_weight(grad_s, weight) * c[:, :, None]).sum(dim=0)
-    return grad_u, (_scaled(u, c).mT @ grad_s).view(weight.shape)
+    return grad_u, (_scaled(u, c).transpose(1, 2) @ grad_s).reshape(weight.shape)
+
+
+def _gradients_in_parts(u: Tensor, weight: Tensor, c: Tensor, grad_s: Tensor) -> tuple[Tensor, Tensor]:
+    """`_gradients`, a few images at a time."""
+    few = _images_at_a_time(weight)
+    first, *parts = zip(u.split(few), c.split(few, dim=1), grad_s.split(few, dim=1), strict=True)
+    grad_u, grad_weight = _gradients(first[0], weight, *first[1:])
+    grads_u = [grad_u]
+    for u_part, c_part, grad_part in parts:
+        _flat(grad_weight).baddbmm_(_scaled(u_part, c_part).transpose(1, 2), grad_part)
+        grads_u.append(_times_weight(grad_part, weight).mul_(c_part[:, :, None]).sum(dim=0))
+    return torch.cat(grads_u), grad_weight
 
 
 def _scaled(u: Tensor, c: Tensor) -> Tensor:
     """c_ij u_i for all i and j: u [B, K, I] and c [J, B, I] -> [J, B, K * I]."""
-    return (u * c[:, :, None]).flatten(2)
+    scaled = u * c[:, :, None]
+    return scaled.reshape(*scaled.shape[:2], -1)
+
+
+def _flat(weight: Tensor) -> Tensor:
+    """One matrix for each output: weight [J, K, I, D] -> [J, K * I, D]. (A reshape is what `torch.autograd`'s own vmap knows.)"""
+    return weight.reshape(weight.shape[0], -1, weight.shape[3])
 
 
 def _times_weight(v: Tensor, weight: Tensor) -> Tensor:
     """W_ij v_j for all i and j: v [J, B, D] and weight [J, K, I, D] -> [J, B, K, I]."""
-    return (v @ weight.flatten(1, 2).mT).unflatten(2, weight.shape[1:3])
+    return (v @ _flat(weight).transpose(1, 2)).reshape(*v.shape[:2], *weight.shape[1:3])
 
 
 class _Routing(torch.autograd.Function):
@@ -202,7 +220,9 @@ class _Routing(torch.autograd.Function):
     def backward(ctx, grad_s, *_):
         if grad_s is None:  # only the couplings were used
             return None, None, None, None
-        return *_Gradients.apply(*ctx.saved_tensors, grad_s), None, None
+        # A derivative of the gradient needs operations that can be differentiated.
+        gradients = _gradients if torch.is_grad_enabled() else _gradients_in_parts
+        return *gradients(*ctx.saved_tensors, grad_s), None, None
 
     @staticmethod
     def jvp(ctx, u_dot, weight_dot, *_):
@@ -215,37 +235,6 @@ class _Routing(torch.autograd.Function):
     def vmap(info, in_dims, u, weight, iterations, all_rounds):
         out = torch.vmap(lambda u, weight: _routing(u, weight, iterations, True, all_rounds), in_dims[:2])(u, weight)
         return out, len(out) * (0,)
-
-
-class _Gradients(torch.autograd.Function):
-    """`_gradients`, a few images at a time."""
-
-    @staticmethod
-    def forward(u, weight, c, grad_s):
-        few = _images_at_a_time(weight)
-        grad_u, grad_weight = torch.empty_like(u), torch.zeros_like(weight)
-        parts = zip(u.split(few), c.split(few, dim=1), grad_s.split(few, dim=1), grad_u.split(few), strict=True)
-        for u_part, c_part, grad_part, grad_u_part in parts:
-            grad_weight.flatten(1, 2).baddbmm_(_scaled(u_part, c_part).mT, grad_part)
-            torch.sum(_times_weight(grad_part, weight).mul_(c_part[:, :, None]), dim=0, out=grad_u_part)
-        return grad_u, grad_weight
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        ctx.save_for_backward(*inputs)
-        ctx.save_for_forward(*inputs)
-
-    @staticmethod
-    def backward(ctx, *grads):
-        return torch.func.vjp(_gradients, *ctx.saved_tensors)[1](grads)
-
-    @staticmethod
-    def jvp(ctx, *dots):
-        return torch.func.jvp(_gradients, ctx.saved_tensors, dots)[1]
-
-    @staticmethod
-    def vmap(info, in_dims, *inputs):
-        return torch.vmap(_gradients, in_dims)(*inputs), (0, 0)
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

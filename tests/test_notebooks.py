@@ -93,7 +93,9 @@ def test_shape_of_a_notebook(path):
     assert prose.count("### Exercise") >= 3 and prose.count("<summary>Hint</summary>") >= 3
     solutions = [cell for cell in cells if "solution" in cell.metadata.get("tags", [])]
     assert len(solutions) >= 3
-    for cell in solutions:  # folded words that tests/solutions.py runs; in the first edition, code that JupyterLab folds
+    for (
+        cell
+    ) in solutions:  # folded words that tests/solutions.py runs; in the first edition, code that JupyterLab folds
         if cell.cell_type == "markdown":
             assert "<details><summary>Solution" in cell.source and "```python" in cell.source
         else:
