@@ -1,17 +1,29 @@
 """Checkers that take your own function and say what is wrong with it, not just that something is.
 
-They know the mistakes that published capsule networks really made. Each checker runs your function on a small made-up
-input, compares it with the paper's formula, and where the two differ compares it with every mistake it knows.
+They know the mistakes that published capsule networks really made. Each checker runs your function on small made-up
+inputs, compares it with the paper's formula, and where the two differ compares it with every mistake it knows.
 
     checks.squash(my_squash)   ->   a Verdict: it prints its message, and is true when your function is right
 
-This file is the room's front door: use what it exports. One file for each family lies behind it.
+This file is the room's front door: use what it exports. Behind it lie `verdict`, what all checkers share, and one file for
+each family of them. Whatever a checker is given, it answers in words; only what is no function, layer or tensor is a TypeError.
 """
 
 from capsule_lib.checks.answers import answer
-from capsule_lib.checks.capsules import primary_caps, squash
-from capsule_lib.checks.inputs import images, random_shift
+from capsule_lib.checks.capsules import primary_caps, regroup, squash
+from capsule_lib.checks.found import (
+    batch_mates,
+    derivative,
+    diagnosis,
+    knobs,
+    misleading_loss,
+    overflow,
+    overtaking,
+    repairs,
+)
+from capsule_lib.checks.inputs import denormalise, images, random_shift
 from capsule_lib.checks.losses import margin_loss, mask, reconstruction_loss
+from capsule_lib.checks.measures import centre_of_mass, effects, flattery, places_seen
 from capsule_lib.checks.predictions import predict
 from capsule_lib.checks.record import progress
 from capsule_lib.checks.routing import agreements, capsule_layer, couplings, dynamic_routing
@@ -21,16 +33,30 @@ __all__ = [
     "Verdict",
     "agreements",
     "answer",
+    "batch_mates",
     "capsule_layer",
+    "centre_of_mass",
     "couplings",
+    "denormalise",
+    "derivative",
+    "diagnosis",
     "dynamic_routing",
+    "effects",
+    "flattery",
     "images",
+    "knobs",
     "margin_loss",
     "mask",
+    "misleading_loss",
+    "overflow",
+    "overtaking",
+    "places_seen",
     "predict",
     "primary_caps",
     "progress",
     "random_shift",
     "reconstruction_loss",
+    "regroup",
+    "repairs",
     "squash",
 ]

@@ -1,70 +1,91 @@
 """Checkers for single capsules: squash, and how primary capsules are cut out of feature maps."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
-from capsule_lib import routing as library
-from capsule_lib.checks.verdict import Verdict, call, compare, noise, short
+from capsule_lib.checks.verdict import TOLERANCES, Asked, checker, close, compare, noise, wrong_if
+from capsule_lib.routing import squash as right_squash
 
 
-def squash(function: Callable[[Tensor], Tensor]) -> Verdict:
-    """Check squash (equation 1). `function` takes capsules [..., D] and returns them with lengths below 1."""
-    s = noise(3, 6, 4) * torch.linspace(0.2, 3, 6)[:, None]
-    n = s.norm(dim=-1, keepdim=True)
-    mistakes = [
-        (library.squash(s, 1), "you squash along the capsules, not along the numbers of one capsule: use dim=-1. The lengths of single capsules show it: some exceed 1"),
-        (library.squash(s, 0), "you squash along the batch, not along the numbers of one capsule: use dim=-1"),
-        (library.squash(s.flatten(), 0).view_as(s), "you take one length over the whole tensor: each capsule has its own, over dim=-1, with keepdim=True"),
-        (s**2 / (1 + s**2) * s.sign(), "you squash each number by itself. That bends the vector: take the length of the whole vector and keep its direction"),
-        (torch.sigmoid(s), "you squash each number by itself, with a sigmoid. That bends the vector: scale the whole vector instead"),
-        (torch.tanh(s), "you squash each number by itself, with tanh. That bends the vector: scale the whole vector instead"),
-        (s / n, "every length is now exactly 1: you kept the direction but lost the length. The factor |s|^2 / (1 + |s|^2) is missing"),
-        (n**2 / (1 + n**2) * s, "the factor |s|^2 / (1 + |s|^2) belongs before the *unit* vector s/|s|, and you multiply s itself: long vectors stay long"),
-        (s / (1 + n), "this is |s| / (1 + |s|), without the squares: short vectors are not pushed towards zero as the paper wants"),
-        (s / (1 + n**2), "the length goes up and then down again: you have |s| / (1 + |s|^2), one power of |s| short"),
-        (library.squash(s.relu()), "a ReLU before squash removes all negative numbers: the capsules are confined to one orthant"),
-    ]  # fmt: skip
-    verdict = compare(function, (s,), library.squash(s), mistakes)
-    if not verdict:
-        return verdict
-    zero = torch.zeros(2, 4, requires_grad=True)
-    out = call(function, zero)
-    if isinstance(out, Verdict):
-        return out
-    if not (out == 0).all():
-        return Verdict(
-            False,
-            f"a zero vector should stay zero; yours gives {short(out[0])}: 0/0 is not a number. Avoid dividing by the length",
-        )
-    if not out.requires_grad:
-        return Verdict(False, "the lengths are right but no gradient reaches the capsules: nothing could be learned")
-    (gradient,) = torch.autograd.grad(out.sum(), zero)
-    if not gradient.isfinite().all():
-        return Verdict(
-            False,
-            "the value at zero is right but the gradient there is not a number: the square root of 0 has an infinite slope. Use torch.linalg.vector_norm, or add the epsilon inside the root",
-        )
+def _length(s: Tensor) -> Tensor:
+    return s.norm(dim=-1, keepdim=True)
+
+
+SQUASH_MISTAKES = [
+    ("you squash along the capsules, not along the dimensions of one capsule: use dim=-1. The lengths of single capsules show it: some exceed 1", lambda s: right_squash(s, 1)),
+    ("you squash along the batch, not along the dimensions of one capsule: use dim=-1", lambda s: right_squash(s, 0)),
+    ("you take one length over the whole tensor: each capsule has its own, over dim=-1, with keepdim=True", lambda s: right_squash(s.flatten(), 0).view_as(s)),
+    ("you squash each dimension by itself. That bends the vector: take the length of the whole vector and keep its direction", lambda s: s**2 / (1 + s**2) * s.sign()),
+    ("you squash each dimension by itself, with a sigmoid. That bends the vector: scale the whole vector instead", torch.sigmoid),
+    ("you squash each dimension by itself, with tanh. That bends the vector: scale the whole vector instead", torch.tanh),
+    ("every length is now exactly 1: you kept the direction but lost the length. The factor ‖s‖² / (1 + ‖s‖²) is missing", lambda s: s / _length(s)),
+    ("the factor ‖s‖² / (1 + ‖s‖²) belongs before the *unit* vector s/‖s‖, and you multiply s itself: long vectors stay long", lambda s: _length(s)**2 / (1 + _length(s)**2) * s),
+    ("this is ‖s‖ / (1 + ‖s‖), without the squares: short vectors are not pushed towards zero as the paper wants", lambda s: s / (1 + _length(s))),
+    ("the length goes up and then down again: you have ‖s‖ / (1 + ‖s‖²), one power of ‖s‖ short", lambda s: s / (1 + _length(s)**2)),
+    ("a ReLU before squash removes all negative numbers: the capsules are confined to one orthant", lambda s: right_squash(s.relu())),
+    ("you squash twice: once is enough", lambda s: right_squash(right_squash(s))),
+    *((f"parentheses are missing: Python reads your formula as {formula}. Write ‖s‖² / (1 + ‖s‖²) * s / ‖s‖", missing) for formula, missing in [
+        ("‖s‖²/1 + ‖s‖² s/‖s‖", lambda s: _length(s)**2 + _length(s) * s),
+        ("‖s‖² / (1 + ‖s‖² s/‖s‖)", lambda s: _length(s)**2 / (1 + _length(s) * s)),
+        ("(‖s‖²/1 + ‖s‖²) s/‖s‖", lambda s: 2 * _length(s) * s),
+    ]),
+]  # fmt: skip
+
+
+@checker
+def squash(function: Callable[[Tensor], Tensor]):
+    """Check squash (equation 1). `function` takes capsules [B, I, D] and returns them with lengths below 1."""
+    asked = Asked(function, "s [B, I, D]", "[B, I, D]")
+    cases = [(noise(b, i, d) * torch.linspace(0.2, 3, i)[:, None],) for b, i, d in [(3, 6, 4), (2, 5, 7)]]
+    compare(asked, cases, right_squash, SQUASH_MISTAKES, gradient=True, explain=_lengths_of_squash)
+    zero = torch.zeros(2, 3, 4)
+    out = asked(zero)
+    if out.any():  # NaN counts as well
+        yield f"a zero vector should stay zero; yours gives {_short(out[0, 0])}: 0/0 is not a number. Avoid dividing by the length"
+    elif not asked.gradient([zero])[0].isfinite().all():
+        yield "the value at zero is right but the gradient there is not a number: the square root of 0 has an infinite slope. Use torch.linalg.vector_norm, or add the epsilon inside the root"
+    vectors = torch.tensor([1e-3, 1e-2])[None, :, None] * torch.tensor([0.0, 0.6, 0.0, -0.8])
+    got, right = asked(vectors), right_squash(vectors)
+    if not close(got, right, max(0.02, 10 * TOLERANCES.get(got.dtype, 0))):
+        yield _lengths_of_squash(got, right) or "short vectors come out wrong"
+        return
     for what, value in [("a zero vector", 0.0), ("a short vector (0.001)", 0.001), ("a long vector (300)", 300.0)]:
-        half = torch.tensor([[value, 0.0, 0.0, 0.0]], dtype=torch.float16)
-        got, right = call(function, half), library.squash(half)
-        if isinstance(got, Verdict):
-            return got
-        if not torch.allclose(got.float(), right, rtol=0.02, atol=1e-6):
-            return Verdict(
-                False,
-                f"in float16 {what} gives {short(got[0])} where {short(right[0])} is right: 1e-8 rounds to zero there, and |s|^2 overflows above a length of about 256. Compute in float32",
-            )
-    return Verdict(
-        True, "squash: direction kept, lengths right, and zero is safe, forward and backward, in float32 and float16"
+        half = torch.tensor([[[value, 0.0, 0.0, 0.0]]], dtype=torch.float16)
+        got, right = asked(half).float(), right_squash(half)
+        if not torch.allclose(got, right, rtol=0.1 if value < 1 else 0.02, atol=1e-7) and (value or not out.any()):
+            yield f"in float16 {what} gives {_short(got)} where {_short(right)} is right: 1e-8 rounds to zero there, and ‖s‖² overflows above a length of about 256. Compute in float32"
+            return
+    return "squash: direction kept, lengths right, and zero is safe, forward and backward, in float32 and float16"
+
+
+def _lengths_of_squash(out: Tensor, right: Tensor) -> str:
+    """What is wrong where the directions are right, and which epsilon does that, if one does."""
+    got, wanted = (x.double().norm(dim=-1).flatten() for x in (out, right))
+    if not close(out.double().flatten(0, 1) * wanted[:, None], right.double().flatten(0, 1) * got[:, None], 0.01):
+        return ""
+    n = (got / wanted - 1).abs().argmax()
+    length = (wanted / (1 - wanted)).sqrt()
+    says = f"the directions are right, the lengths are not: a vector of length {length[n]:.3g} should come out with {wanted[n]:.5g}, yours has {got[n]:.5g}"
+    below, ratio = length < 1, wanted / got  # where an epsilon shows
+    epsilons = {"added to the length": length * (ratio - 1), "under the root": length**2 * (ratio**2 - 1)}
+    for where, epsilon in epsilons.items():
+        mean = epsilon[below].mean()
+        if mean > 0 and close(epsilon[below], mean.expand_as(epsilon[below]), 0.05):
+            return f"{says}: an epsilon of about {mean:.0e} {where} is large beside a short vector"
+    return says + ": a threshold, a large epsilon and 1 - 1/(1 + ‖s‖²) all fail for short vectors" * bool(
+        length.max() < 1
     )
 
 
-def primary_caps(
-    layer: Callable[[Tensor], Tensor], maps: Tensor, *, kernel_size: int = 1, squashed: bool = True
-) -> Verdict:
-    """Check that each capsule's numbers come from one place of the feature map.
+def _short(vector: Tensor) -> str:
+    return "[" + ", ".join(f"{x:.3g}" for x in vector.flatten().tolist()) + "]"
+
+
+@checker
+def primary_caps(layer: Callable[[Tensor], Tensor], maps: Tensor, *, kernel_size: int = 1, squashed: bool = True):
+    """Check that the dimensions of each capsule come from one place of the feature map.
 
     Every place of `maps` is changed in turn, and the capsules that notice are noted. It needs no look inside the layer.
 
@@ -74,57 +95,84 @@ def primary_caps(
         kernel_size: of the layer's convolution; 1 for a function that only regroups.
         squashed: whether the layer ends in squash.
     """
-    maps = maps.detach()
+    fits = isinstance(maps, Tensor) and maps.dim() == 4
+    wrong_if((not fits, "give an example of the layer's input too: feature maps [1, C, H, W]"))
+    return _places(Asked(layer, "maps [B, C, H, W]", "[B, I, K]"), maps, kernel_size, squashed)
+
+
+@torch.no_grad()
+def _places(asked: Asked, maps: Tensor, kernel_size: int, squashed: bool) -> Iterator[str]:
     _, channels, height, width = maps.shape
-    given = noise(1, channels, height, width)
-    with torch.no_grad():
-        before = call(layer, given)
-        if isinstance(before, Verdict):
-            return before
-        if before.dim() != 3:
-            return Verdict(False, f"capsules should come as [B, I, K], got shape {list(before.shape)}")
-        places = [(y, x) for y in range(height) for x in range(width)]
-        notices = []
-        for chunk in range(0, len(places), 50):
-            changed = given.repeat(len(places[chunk : chunk + 50]), 1, 1, 1)
-            for n, (y, x) in enumerate(places[chunk : chunk + 50]):
-                changed[n, :, y, x] += 3 + noise(channels)
-            notices.append((layer(changed) - before).abs().amax(dim=2) > 1e-6)
-    seen = torch.cat(notices).view(height, width, -1)  # [H, W, I]: does capsule i depend on this place?
-    rows, columns = seen.any(dim=1), seen.any(dim=0)
-    intact = (_extent(rows) <= kernel_size) & (_extent(columns) <= kernel_size)
+    given = noise(1, channels, height, width).to(maps)
+    before, again = (asked.capsules(given) for _ in range(2))
+    after = []
+    for places in torch.arange(height * width).split(50):
+        changed = given.repeat(len(places), 1, 1, 1)
+        changed.flatten(2)[torch.arange(len(places)), :, places] += 3 + noise(channels).to(maps)
+        after.append(asked.capsules(changed))
+    alone, after = close(asked.capsules(changed[:1]), after[-1][:1], 1e-3), torch.cat(after)  # [H * W, I, K]
+    wrong_if(
+        (not before.isfinite().all(), "some capsules are not finite numbers"),
+        (not close(again, before), "the same input gives other capsules each time: call layer.eval() first, or take the randomness out"),
+        (not alone, "the capsules of an image change with its batch-mates: squash along the dimensions of a capsule, dim=-1, and not along the batch"),
+    )  # fmt: skip
+
+    def at_one_place(seen: Tensor) -> Tensor:
+        """[H * W, N]: does number n depend on this place? -> [N]: are these places within one window of the kernel?"""
+        seen = seen.view(height, width, -1)
+        return (_extent(seen.any(dim=1)) <= kernel_size) & (_extent(seen.any(dim=0)) <= kernel_size)
+
+    seen, size = (after - before).abs() > 1e-5 * before.abs().amax(), before.abs().amax()
+    # A squash along the wrong axis multiplies the numbers along it by a common factor. Who depends on what without it?
+    common = [_shared(after / before, axis) for axis in (1, 2)]
+    capsules, rows = ((after - factor * before).abs() > 1e-3 * factor.abs() * size for factor in common)
+    turned = before.shape[1] < before.shape[2] and any(at_one_place(x.any(dim=1)).all() for x in (seen, rows))
+    wrong_if((turned, f"a transpose is missing: you return {before.shape[1]} rows of {before.shape[2]:,} numbers, [B, K, I], one per dimension. Turn them round with .transpose(1, 2), before squash"))  # fmt: skip
+    if capsules.float().mean() < 0.8 * seen.float().mean():
+        yield "you squash along the capsules, not along the dimensions of one capsule: all capsules change when one place does. Use dim=-1"
+        seen, squashed = capsules, False
+    intact = at_one_place(seen.any(dim=2))
     if not intact.all():
-        if (seen == seen[..., :1]).all():
-            return Verdict(
-                False,
-                f"every capsule depends on the same {int(seen[..., 0].sum())} pixels: you squash along the capsules, not along the numbers of one "
-                "capsule. Use dim=-1",
-            )
-        area = int(seen.sum(dim=(0, 1)).median())
-        return Verdict(
-            False,
-            f"{int(intact.sum())} of {len(intact):,} capsules look at one place; the others mix several (a typical one "
-            f"depends on {area} pixels of the input, a {kernel_size} x {kernel_size} window has {kernel_size**2}). You regroup the numbers in "
-            "memory order, where neighbours are places, not channels: move the K channels of a capsule last before you flatten",
-        )
+        area = int(seen.any(dim=2).sum(dim=0).median())
+        yield f"{int(intact.sum()):,} of {len(intact):,} capsules look at one place; the others mix several (a typical one depends on {area} places of the input, a {kernel_size} × {kernel_size} window has {kernel_size**2}). You regroup the numbers in memory order, where neighbours are places, not channels: move the K channels of a capsule last before you flatten"
+        return
     lengths = before.norm(dim=2)
     if squashed and not (lengths < 1).all():
-        return Verdict(
-            False,
-            f"each capsule keeps to one place, but lengths reach {lengths.max():.2f}: squash along the capsule's numbers, dim=-1",
-        )
+        yield f"each capsule keeps to one place, but lengths reach {lengths.max():.2f}: squash along the capsule's dimensions, dim=-1"
     if (before >= 0).all():
-        return Verdict(
-            False, "no capsule has a negative number: a ReLU confines the vectors to one orthant. Leave it out"
-        )
-    return Verdict(
-        True, f"primary capsules: all {len(intact):,} keep to one place{', lengths below 1' if squashed else ''}"
-    )
+        yield "no capsule has a negative number: a ReLU confines the vectors to one orthant. Leave it out"
+    asked.check_inputs()
+    return f"primary capsules: all {len(intact):,} keep to one place{', lengths below 1' if squashed else ''}"
+
+
+@checker
+def regroup(function: Callable[[Tensor], Tensor]):
+    """Check the regrouping of the paper's maps [B, 256, 6, 6] into 1,152 capsules [B, 1152, 8], each from one place, unsquashed.
+
+    Either way of dealing out the channels counts as right.
+    """
+    asked, x = Asked(function, "x [B, C, H, W]", "[B, 1152, 8]"), noise(2, 256, 6, 6)
+    out = asked.capsules(x)
+    shape, numbers = tuple(out.shape[1:]), [t.flatten(1).sort().values for t in (out, x)]
+    wrong_if(
+        (shape == (8, 1152), "a transpose is missing: you return [B, 8, 1152], one row per dimension. Turn it round with .transpose(1, 2)"),
+        (shape != (1152, 8), f"there should be 1,152 capsules of 8 dimensions, [B, 1152, 8]; yours are {shape[0]:,} of {shape[1]:,}"),
+        (not close(*numbers), "the capsules don't hold the numbers of the maps, each of them once: some are missing, changed or repeated. Only move them"),
+    )  # fmt: skip
+    return _places(asked, x, 1, False)
+
+
+def _shared(ratio: Tensor, axis: int) -> Tensor:
+    """The number that most of the ratios along an axis share: the middle of where they lie closest together."""
+    values, some = ratio.nan_to_num().sort(dim=axis).values, max(1, ratio.shape[axis] // 8)
+    count = values.shape[axis] - some
+    gaps = values.narrow(axis, some, count) - values.narrow(axis, 0, count)
+    return values.gather(axis, gaps.argmin(dim=axis, keepdim=True) + some // 2)
 
 
 def _extent(seen: Tensor) -> Tensor:
     """[N, I] of bools -> how far the first and the last True of each column lie apart, both counted."""
-    index = torch.arange(1, len(seen) + 1)[:, None]
+    index = torch.arange(1, len(seen) + 1, device=seen.device)[:, None]
     last = (seen * index).amax(0)
     first = len(seen) + 1 - (seen * index.flip(0)).amax(0)
     return last - first + 1

@@ -1,5 +1,6 @@
 """Checkers for the two losses and for the mask before the decoder."""
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -7,90 +8,118 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from capsule_lib import losses as library
-from capsule_lib.checks.verdict import Verdict, compare, noise
+from capsule_lib.checks.verdict import Asked, checker, combined, compare, noise
+
+# What published losses do instead, as changes to `_margin`. One of each kind may be made at once.
+MARGIN_MISTAKES = [
+    [("the hinges are not squared", {"power": 1})],
+    [
+        ("you average over the classes; the paper sums over them, and averages over the batch only", {"reduce": torch.mean}),
+        ("you sum over the batch: the loss would grow with the batch size. Sum over classes, average over the batch", {"reduce": torch.sum}),
+    ],
+    [("you take a softmax of the lengths first: lengths are already in 0..1, and classes do not compete", {"softmax": True})],
+    [
+        ("the down-weighting λ = 0.5 of the absent classes is missing", {"down": 1}),
+        ("λ = 0.5 belongs to the absent classes, not to the present one", {"up": 0.5, "down": 1}),
+        ("the absent classes count a quarter: λ is 0.5, and you apply it twice", {"down": 0.25}),
+    ],
+    [
+        ("m+ and m- are swapped: m+ = 0.9 is for the class that is present", {"m_plus": 0.1, "m_minus": 0.9}),
+        ("both margins are 0.5: each length is judged by the same line. The paper's are 0.9 for a class that is present and 0.1 for one that is absent", {"m_plus": 0.5, "m_minus": 0.5}),
+    ],
+    [("max(0, ...) is missing: a length beyond its margin should cost nothing", {"hinge": lambda x: x})],
+    [
+        ("present and absent classes are swapped", {"target": lambda t: 1 - t}),
+        ("lengths[:, labels] picks every label's class for every image; lengths[torch.arange(B), labels] picks each image's own", {"target": lambda t: t.mean(0, keepdim=True).expand_as(t)}),
+        ("the class that is present is also charged as if it were absent: take that back", {"absent": lambda t: torch.ones_like(t)}),
+        ("you take back too much of what the class that is present was charged as an absent one: λ = 0.5 belongs to that too", {"absent": lambda t: 1 - 2 * t}),
+    ],
+]  # fmt: skip
 
 
-def margin_loss(function: Callable[[Tensor, Tensor], Tensor]) -> Verdict:
+def _margin(lengths, labels, m_plus=0.9, m_minus=0.1, up=1, down=0.5, power=2, hinge=F.relu, softmax=False, target=lambda t: t, absent=lambda t: 1 - t, reduce=lambda loss: loss.sum(1).mean()):  # fmt: skip
+    present = target(F.one_hot(labels, lengths.shape[1]).float())
+    lengths = lengths.softmax(1) if softmax else lengths
+    too_short, too_long = hinge(m_plus - lengths) ** power, hinge(lengths - m_minus) ** power
+    return reduce(up * present * too_short + down * absent(present) * too_long)
+
+
+@checker
+def margin_loss(function: Callable[[Tensor, Tensor], Tensor]):
     """Check the margin loss (equation 4). `function` takes lengths [B, J] and labels [B], returns a scalar."""
-    lengths, labels = torch.rand(6, 5, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 4, 2, 1, 3, 2])
-    lengths[0, 0], lengths[1, 0] = 0.98, 0.02  # one of each beyond its margin, where the loss is flat
-    right, t = library.margin_loss, F.one_hot(labels, 5)
-    up, down = F.relu(0.9 - lengths), F.relu(lengths - 0.1)
-    mistakes = [
-        ((t * up + 0.5 * (1 - t) * down).sum(1).mean(), "the hinges are not squared"),
-        (right(lengths, labels) / 5, "you average over the classes; the paper sums over them, and averages over the batch only"),
-        ((t * up + 0.5 * (1 - t) * down).mean(), "the hinges are not squared, and you average over the classes where the paper sums"),
-        (right(lengths, labels) * 6, "you sum over the batch: the loss would grow with the batch size. Sum over classes, average over the batch"),
-        (right(lengths.softmax(1), labels), "you take a softmax of the lengths first: lengths are already in 0..1, and classes do not compete"),
-        (right(lengths.softmax(1), labels) / 5, "you take a softmax of the lengths first, and average over the classes where the paper sums"),
-        (right(lengths, labels, down_weight=1.0), "the down-weighting lambda = 0.5 of the absent classes is missing"),
-        ((0.5 * t * up**2 + (1 - t) * down**2).sum(1).mean(), "lambda = 0.5 belongs to the absent classes, not to the present one"),
-        (right(lengths, labels, 0.1, 0.9), "m+ and m- are swapped: m+ = 0.9 is for the class that is present"),
-        (right(lengths, labels, 0.5, 0.5), "both margins are 0.5, as in the authors' code; the paper's are 0.9 and 0.1"),
-        ((t * (0.9 - lengths) ** 2 + 0.5 * (1 - t) * (lengths - 0.1) ** 2).sum(1).mean(), "max(0, ...) is missing: a length beyond its margin should cost nothing"),
-        ((right(lengths, 1 - t)), "present and absent classes are swapped"),
-    ]  # fmt: skip
-    praise = f"margin_loss: {right(lengths, labels):.4f} on six made-up images, as by hand"
-    return compare(function, (lengths, labels), right(lengths, labels), mistakes, praise)
+    asked = Asked(function, "lengths [B, J], labels [B]", "one number")
+    cases = []
+    for labels, classes in [([0, 9, 2, 1, 3, 2], 10), ([4, 0, 4, 1], 5)]:
+        lengths = torch.rand(len(labels), classes, generator=torch.Generator().manual_seed(0))
+        lengths[:2, labels[0]] = torch.tensor([0.98, 0.02])  # one of each beyond its margin, where the loss is flat
+        cases.append((lengths, torch.tensor(labels)))
+    compare(asked, cases, library.margin_loss, list(combined(_margin, MARGIN_MISTAKES)), gradient=True)
+    return f"margin_loss: {library.margin_loss(*cases[0]):.4f} on six made-up images, as by hand"
 
 
-def reconstruction_loss(function: Callable[[Tensor, Tensor], Tensor]) -> Verdict:
+def _summed(a, b):
+    return 0.0005 * (a - b).square().flatten(1).sum(1)
+
+
+RECONSTRUCTION_MISTAKES = [
+    ("you multiply the *mean* over the pixels by 0.0005; the paper multiplies their sum, 784 times as much. Reconstructions would stay blurred means", lambda a, b: 0.0005 * F.mse_loss(a, b)),
+    ("this is the mean squared error itself: the paper's term is 0.0005 times the sum over the pixels, 0.392 times the mean", F.mse_loss),
+    ("0.5 times the mean is near the paper's term but not it: 0.0005 times the sum is 0.392 times the mean", lambda a, b: 0.5 * F.mse_loss(a, b)),
+    ("784 (or 0.392) is written into your code: that is the size of one kind of image. Count the numbers in an image, images[0].numel()", lambda a, b: 0.0005 * 784 * F.mse_loss(a, b)),
+    ("you count the pixels and forget the colour channels: an image has C × H × W numbers", lambda a, b: _summed(a, b).mean() / a.shape[1]),
+    ("you sum over the batch too: sum over the pixels of an image, average over the batch", lambda a, b: _summed(a, b).sum()),
+    ("the weight 0.0005 is missing: the reconstruction would drown the margin loss", lambda a, b: _summed(a, b).mean() / 0.0005),
+    ("the paper takes the squared difference, not the absolute one", lambda a, b: 0.0005 * (a - b).abs().flatten(1).sum(1).mean()),
+    ("the paper takes the sum of squares, not its square root", lambda a, b: 0.0005 * (a - b).flatten(1).norm(dim=1).mean()),
+    ("you halve the sum of squares; the paper doesn't", lambda a, b: 0.5 * _summed(a, b).mean()),
+]  # fmt: skip
+
+
+@checker
+def reconstruction_loss(function: Callable[[Tensor, Tensor], Tensor]):
     """Check the paper's reconstruction loss (section 4.1). `function` takes two batches of images [B, C, H, W], returns a scalar."""
-    a, b = noise(3, 1, 28, 28).sigmoid(), noise(3, 1, 28, 28, seed=1).sigmoid()
-    right = library.reconstruction_loss(a, b)
-    mistakes = [
-        (0.0005 * F.mse_loss(a, b), "you multiply the *mean* over the pixels by 0.0005; the paper multiplies their sum, 784 times as much. Reconstructions would stay blurred means"),
-        (F.mse_loss(a, b), "this is the mean squared error itself: the paper's term is 0.0005 times the sum over the pixels, 0.392 times the mean"),
-        (0.5 * F.mse_loss(a, b), "0.5 times the mean is near the paper's term but not it: 0.0005 times the sum is 0.392 times the mean"),
-        (3 * right, "you sum over the batch too: sum over the pixels of an image, average over the batch"),
-        (right / 0.0005, "the weight 0.0005 is missing: the reconstruction would drown the margin loss"),
-        (0.0005 * (a - b).abs().flatten(1).sum(1).mean(), "the paper takes the squared difference, not the absolute one"),
-    ]  # fmt: skip
-    return compare(
-        function, (a, b), right, mistakes, "reconstruction_loss: 0.0005 times the squared error summed over the pixels"
-    )
+    asked = Asked(function, "reconstruction [B, C, H, W], images [B, C, H, W]", "one number")
+    sizes = [(4, 1, 28, 28), (2, 3, 12, 10)]
+    cases = [(noise(*shape).sigmoid(), noise(*shape, seed=1).sigmoid()) for shape in sizes]
+    compare(asked, cases, library.reconstruction_loss, RECONSTRUCTION_MISTAKES, gradient=True)
+    return "reconstruction_loss: 0.0005 times the squared error summed over the pixels, for any size of image"
 
 
-def mask(function: Callable[[Tensor, Tensor], Tensor]) -> Verdict:
+def _keep(v: Tensor, weights: Tensor) -> Tensor:
+    return v * weights[:, :, None]
+
+
+def _best(scores: Tensor) -> Tensor:
+    return F.one_hot(scores.argmax(1), scores.shape[1])
+
+
+MASK_MISTAKES = [
+    ("you keep the longest capsule: in training keep the label's, or the decoder learns to draw the network's mistakes", lambda v, y: _keep(v, _best(v.norm(dim=2)))),
+    ("your mask is one over the batch, not over the classes: it keeps one image for each class", lambda v, y: _keep(v, _best(v.norm(dim=2).T).T)),
+    ("you choose the class after a softmax over the batch: what an image keeps depends on its batch-mates. Take the label's class", lambda v, y: _keep(v, _best(v.norm(dim=2).softmax(0)))),
+    ("you weight by a softmax over the batch: with every image of one class, the mask would still spread over images", lambda v, y: _keep(v, v.norm(dim=2).softmax(0))),
+    ("you weight by a softmax of the lengths: nothing is masked out", lambda v, y: _keep(v, v.norm(dim=2).softmax(1))),
+    ("you zero the label's capsule and keep the others: it is the other way round", lambda v, y: _keep(v, 1 - F.one_hot(y, v.shape[1]))),
+    ("v[:, labels] keeps every label's class for every image; v[torch.arange(B), labels] takes each image's own", lambda v, y: _keep(v, F.one_hot(y, v.shape[1]).amax(0, keepdim=True))),
+    ("you multiply the label's capsule by its class number: use one-hot rows, with a single 1", lambda v, y: _keep(v, F.one_hot(y, v.shape[1]) * y[:, None])),
+    ("nothing is masked", lambda v, y: v),
+]  # fmt: skip
+
+
+@checker
+def mask(function: Callable[[Tensor, Tensor], Tensor]):
     """Check the mask before the decoder, as training needs it (section 4.1).
 
     `function` takes capsules [B, J, D] and labels [B]; it returns them with all but the label's zeroed, as [B, J, D] or [B, J * D].
     """
-    v, labels = 0.3 * noise(4, 5, 3), torch.tensor([2, 2, 0, 2])
-    length = v.norm(dim=2)
 
-    def unflattened(v: Tensor, labels: Tensor) -> Tensor:
+    @functools.wraps(function) if callable(function) else lambda f: function
+    def unflattened(v: Tensor, labels: Tensor):
         out = function(v, labels)
-        return out.view_as(v) if isinstance(out, Tensor) and out.shape == (4, 15) else out
+        return out.view_as(v) if isinstance(out, Tensor) and out.shape == v.flatten(1).shape else out
 
-    def keep(weights: Tensor) -> Tensor:
-        return v * weights[:, :, None]
-
-    mistakes = [
-        (
-            keep(F.one_hot(length.argmax(1), 5)),
-            "you keep the longest capsule: in training keep the label's, or the decoder learns to draw the network's mistakes",
-        ),
-        (
-            keep(F.one_hot(length.softmax(0).argmax(0), 4).T),
-            "your mask is one over the batch, not over the classes: it keeps one image for each class",
-        ),
-        (
-            keep(length.softmax(0) == length.softmax(0).amax(1, keepdim=True)),
-            "you choose the class after a softmax over the batch: what an image keeps depends on its batch-mates. Take the label's class",
-        ),
-        (
-            keep(length.softmax(0)),
-            "you weight by a softmax over the batch: with every image of one class, the mask would still spread over images",
-        ),
-        (keep(length.softmax(1)), "you weight by a softmax of the lengths: nothing is masked out"),
-        (keep(1 - F.one_hot(labels, 5)), "you zero the label's capsule and keep the others: it is the other way round"),
-        (v, "nothing is masked"),
-    ]
-    return compare(
-        unflattened,
-        (v, labels),
-        keep(F.one_hot(labels, 5)),
-        mistakes,
-        "mask: the label's capsule passes, the others are zero, whatever their lengths",
-    )
+    asked = Asked(unflattened, "v [B, J, D], labels [B]", "[B, J, D]")
+    sizes = [(4, 10, 16, [2, 2, 0, 2]), (3, 5, 8, [4, 1, 4])]
+    cases = [(0.3 * noise(b, j, d), torch.tensor(y)) for b, j, d, y in sizes]
+    compare(asked, cases, lambda v, y: _keep(v, F.one_hot(y, v.shape[1])), MASK_MISTAKES, gradient=True)
+    return "mask: the label's capsule passes, the others are zero, whatever their lengths"
