@@ -2,8 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 NOTEBOOKS ?= $(sort $(wildcard notebooks/[0-9]*.ipynb))
+# The versions that the stored outputs were made with. Where they can't be had: `make lab LOCK=` takes the newest that fit.
+LOCK ?= --constraint requirements.lock
 
-.PHONY: lab explore test test-slow notebooks slides sheet lint bench
+.PHONY: lab explore test test-slow test-lowest notebooks slides sheet lint lock bench
 
 lab: .venv/installed
 	$(BIN)/jupyter lab $(LAB_FLAGS) notebooks/00_start_here.ipynb
@@ -37,10 +39,10 @@ lint: .venv/installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 
-.venv/installed: pyproject.toml
+.venv/installed: pyproject.toml requirements.lock
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed, this is ' + sys.version)"
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[test]"
+	$(BIN)/pip install --quiet --disable-pip-version-check $(LOCK) --editable ".[test]"
 	touch $@
 
 # Time and memory of three forms of routing on this machine: about ten minutes, with nothing else running.
@@ -50,3 +52,20 @@ bench: .venv/installed
 # What takes too long for `make test`: the paper's network on all 10,000 test digits, 256 pixels.
 test-slow: .venv/installed
 	$(BIN)/pytest -m slow
+
+# The lower bounds of pyproject.toml, tried: the oldest Python and packages that they allow, in 6 GB below build/.
+test-lowest: build/uv/bin/uv
+	$< venv --quiet --clear --python 3.11 build/lowest
+	$< pip install --quiet --python build/lowest --resolution lowest-direct --editable ".[test]"
+	build/lowest/bin/pytest $(LOWEST)
+
+# Choose the newest versions for every system. Then `make notebooks` stores the outputs that they give. What PyTorch brings
+# for the GPU depends on its build, and is left to it.
+lock: build/uv/bin/uv
+	UV_CUSTOM_COMPILE_COMMAND="make lock" $< pip compile --quiet --universal --upgrade --no-annotate --extra test pyproject.toml \
+		--output-file build/requirements.lock
+	grep -vE '^(cuda|nvidia|triton)' build/requirements.lock > requirements.lock
+
+build/uv/bin/uv:
+	$(PYTHON) -m venv build/uv
+	build/uv/bin/pip install --quiet --disable-pip-version-check uv

@@ -1,14 +1,15 @@
 """Capsule networks after Sabour, Frosst and Hinton, 'Dynamic Routing Between Capsules' (2017).
 
-The data's way through the package: images -> `data` -> `layers` (with `convolution` and `routing`) -> `model`
--> `losses` -> `training` -> `weights`; beside them `plots` and `checks` for the notebooks; on top `spreads`,
-`shape`, and `explorer` with its `pictures`, `drawing` and `labels`.
+The data's way through the package: images -> `data` -> `layers` (with `routing`) -> `model` -> `losses` -> `training` -> `weights`.
+Below them `contract`, which says what counts as pictures, labels and settings, `files` and `device`. Larger things have rooms of
+their own, each with a front door that says what may be used from outside: `plots` and `checks` for the notebooks, `morphometry`,
+`explorer`, and the commands `python -m capsule_lib.train` and `python -m capsule_lib.bench`.
 
 Shape letters, the same everywhere:
 
     B  images in the batch            C, H, W  channels, height, width of an image
-    I  input capsules                 K        numbers in an input capsule
-    J  output capsules (classes)      D        numbers in an output capsule
+    I  input capsules                 K        dimensions of an input capsule
+    J  output capsules (classes)      D        dimensions of an output capsule
 """
 
 from capsule_lib.data import digit_sets, load_digits, random_shift

@@ -13,7 +13,7 @@ from capsule_lib.routing import fitting, route, squash
 class PrimaryCaps(nn.Module):
     """A convolution whose channels are read as vectors, then squashed (section 4).
 
-    [B, C, H, W] -> [B, I, K] with I = types x H' x W' capsules of K = `dim` numbers. The K numbers of a capsule
+    [B, C, H, W] -> [B, I, K] with I = types x H' x W' capsules of K = `dim` dimensions. The K dimensions of a capsule
     all come from one place of the feature map. Capsules are ordered by type, then row, then column.
 
     There is no ReLU: it would confine the vectors to one orthant.
@@ -26,8 +26,8 @@ class PrimaryCaps(nn.Module):
         self.conv = nn.Conv2d(in_channels, dim * types, kernel_size, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        # Channel k * types + t is number k of type t. So a view separates the K numbers of a capsule from everything
-        # that tells capsules apart (type, row, column), and no number moves: [B, K*types, H', W'] -> [B, K, I].
+        # Channel k * types + t is dimension k of type t. So a view separates the K dimensions of a capsule from everything
+        # that tells capsules apart (type, row, column), and nothing moves in memory: [B, K*types, H', W'] -> [B, K, I].
         check_tensor(x, "feature maps", "[B, C, H, W]")
         if x.shape[1] != self.conv.in_channels or min(x.shape[2:]) < self.conv.kernel_size[0]:
             raise ValueError(

@@ -9,10 +9,9 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import nn
 
-from capsule_lib.data import DATA
-from capsule_lib.files import read_verified, write_whole
+from capsule_lib.device import unwrapped
+from capsule_lib.files import DATA, RESTORE, find, read_verified, writable_path, write_whole
 from capsule_lib.layers import DigitCaps
 from capsule_lib.model import CapsNet, CapsNetConfig
 
@@ -21,6 +20,9 @@ WEIGHTS = DATA / "weights"
 
 def save_weights(net: CapsNet, path: str | Path, *, half: bool = False, **card) -> Path:
     """Write `path`, a .safetensors file, and its card, the same name with .json. Each is written whole or not at all.
+
+    A relative path that leads into a read-only folder, such as a course that many share, goes to `capsule_home()` instead,
+    and a line says so; `load_weights` finds it there under the same name.
 
     The network may be compiled, or wrapped for several devices; its class layer and decoder may have been replaced by others.
 
@@ -33,15 +35,12 @@ def save_weights(net: CapsNet, path: str | Path, *, half: bool = False, **card) 
 
     Raises:
         ValueError: another file name, weights that are not finite, or a network that could not be loaded again.
+        PermissionError: an absolute path in a read-only folder.
     """
-    path = Path(path)
+    asked, path = Path(path), writable_path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"weights are saved as .safetensors; got {path.name!r}")
-    while isinstance(net, nn.Module) and (names := [name for name, _ in net.named_children()]) in (
-        ["_orig_mod"],
-        ["module"],
-    ):
-        net = getattr(net, names[0])  # out of torch.compile, DataParallel and its like
+    net = unwrapped(net)
     if not isinstance(net, CapsNet):
         raise TypeError(
             f"save_weights takes a CapsNet; got {type(net).__name__}: copy its weights into a CapsNet(config)"
@@ -59,8 +58,9 @@ def save_weights(net: CapsNet, path: str | Path, *, half: bool = False, **card) 
     content = save(tensors)
     facts = {"config": dataclasses.asdict(config), **card, "sha256": hashlib.sha256(content).hexdigest()}
     as_json = json.dumps(facts, indent=2, allow_nan=False) + "\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_whole({path: content, path.with_suffix(".json"): as_json.encode()})
+    if path != asked:
+        print(f"{asked.absolute().parent} is read-only, so the weights were saved as {path}")
     return path
 
 
@@ -71,7 +71,7 @@ def load_weights(path: str | Path) -> CapsNet:
         FileNotFoundError: no weights or no card.
         ValueError: the file does not match its card's checksum, or the tensors do not fit the card's network.
     """
-    path = Path(path)
+    path = find(path)
     card = read_card(path)
     content = read_verified(path, card["sha256"], "restore the file and its card, or train and save the network again")
     try:
@@ -109,21 +109,17 @@ def _check_fit(config: CapsNetConfig, tensors: dict, fault: str, remedy: str) ->
 def load_pretrained(name: str = "small") -> CapsNet:
     """A network that ships with the course, on the CPU, in evaluation mode. `data/weights/NAME.json` says how it was trained."""
     names = [p.stem for p in sorted(WEIGHTS.glob("*.safetensors")) if "." not in p.stem]
+    if not names:
+        raise FileNotFoundError(f"the weights of the course are missing from {WEIGHTS}: {RESTORE}")
     if name not in names:
-        raise ValueError(
-            f"no weights ship under the name {reprlib.repr(name)}: "
-            + (
-                f"choose {', '.join(map(repr, names))}"
-                if names
-                else f"{WEIGHTS} is empty; restore it with  git checkout -- data"
-            )
-        )
+        raise ValueError(f"no weights ship under the name {reprlib.repr(name)}: choose {', '.join(map(repr, names))}")
     return load_weights(WEIGHTS / f"{name}.safetensors")
 
 
 def read_card(path: str | Path) -> dict:
     """The card beside a weights file."""
-    path, weights = Path(path).with_suffix(".json"), Path(path)
+    weights = find(path)
+    path = weights.with_suffix(".json")
     try:
         card = json.loads(path.read_text())
         if not (isinstance(card["sha256"], str) and isinstance(card["config"], dict)):

@@ -28,7 +28,7 @@ from capsule_lib.model import PRESETS, CapsNetOutput
 from capsule_lib.morphometry import LIVE, dimension_effects
 from capsule_lib.training import TrainingConfig, train
 
-TRAINING = capsule_lib.training
+TRAINING = capsule_lib.training.trainer
 STANDING_STILL = 1e-9  # a learning rate at which the weights stay what they are
 
 TINY = CapsNetConfig(

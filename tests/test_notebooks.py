@@ -12,10 +12,10 @@ from pathlib import Path
 import nbformat
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import capsule_lib
 from capsule_lib import model
+from capsule_lib.device import TorchDispatchMode
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 PATHS = sorted(FOLDER.glob("[0-9]*.ipynb"))

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from capsule_lib import plots
+from capsule_lib.plots import page
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +29,7 @@ def pixels(content):
 def shown(monkeypatch):
     """What was displayed, as [what, options]."""
     shown = []
-    monkeypatch.setattr(plots, "display", lambda what, **options: shown.append((what, options)))
+    monkeypatch.setattr(page, "display", lambda what, **options: shown.append((what, options)))
     return shown
 
 
@@ -48,7 +49,7 @@ def test_show_says_the_caption_twice_and_closes_the_figure(shown, picture):
 def test_a_picture_stands_on_a_white_card_with_round_corners(shown):
     plots.show(Image.new("L", (30, 20), 100), "Grey.")
     card = np.asarray(Image.open(io.BytesIO(shown[0][0]["image/png"])))
-    assert card.shape == (20 + 2 * plots.CARD, 30 + 2 * plots.CARD, 4)
+    assert card.shape == (20 + 2 * page.CARD, 30 + 2 * page.CARD, 4)
     assert card[0, 0, 3] == card[-1, -1, 3] == 0  # transparent
     assert (card[20, 2] == 255).all() and (card[20, 25] == [100, 100, 100, 255]).all()
 

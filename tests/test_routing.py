@@ -7,9 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from capsule_lib import routing
+from capsule_lib.device import TorchDispatchMode
 from capsule_lib.routing import dynamic_routing, route, squash
 
 FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]

@@ -1,7 +1,10 @@
 """The training command: what interrupts it, what it refuses, and two processes against one."""
 
 import csv
+import hashlib
+import io
 import json
+import math
 import multiprocessing
 import os
 import random
@@ -21,6 +24,7 @@ import torch
 
 from capsule_lib import CapsNet, load_weights
 from capsule_lib.data import rotate_and_scale, shift
+from capsule_lib.train import run as running
 from capsule_lib.training import Trainer, TrainingConfig
 from capsule_lib.weights import read_card
 
@@ -388,7 +392,7 @@ def test_the_move_of_an_image_depends_on_seed_epoch_and_image_alone(monkeypatch)
         )
         training.epoch = epochs
         monkeypatch.setattr(
-            "capsule_lib.training.shift",
+            "capsule_lib.training.trainer.shift",
             lambda x, draws: found.update(zip(map(key, x), draws.tolist(), strict=True)) or x,
         )
         list(training.steps())
@@ -422,3 +426,154 @@ def test_shift_follows_its_draws():
     image[:, 0, 4, 4] = 1
     moved = shift(image, torch.tensor([[0.0, 0.99], [0.5, 0.79]]))
     assert moved.nonzero()[:, 2:].tolist() == [[6, 2], [4, 3]]
+
+
+# Nothing lost, nothing taken for whole that is not.
+
+
+def spoil_bit(content: bytes, seed: int) -> bytes:
+    place = random.Random(seed).randrange(8 * len(content))
+    spoiled = bytearray(content)
+    spoiled[place // 8] ^= 1 << place % 8
+    return bytes(spoiled)
+
+
+def refused(out: Path, content: bytes) -> str:
+    """What is said of a run whose checkpoint has this content. It is left as it is."""
+    (out / "checkpoint.pt").write_bytes(content)
+    with pytest.raises(ValueError, match=r"restore it from a copy, or begin again in another folder") as caught:
+        running.find_run(out, resume=True)
+    assert (out / "checkpoint.pt").read_bytes() == content
+    return str(caught.value)
+
+
+def test_any_flipped_bit_of_a_checkpoint_is_refused(whole, tmp_path):
+    content = (whole[0] / "checkpoint.pt").read_bytes()
+    for seed in range(50):
+        assert "was altered" in refused(tmp_path, spoil_bit(content, seed))
+    for bit in range(
+        8 * (len(content) - 64), 8 * len(content), 5
+    ):  # in its checksum, and in what says that there is one
+        spoiled = bytearray(content)
+        spoiled[bit // 8] ^= 1 << bit % 8
+        assert "was altered" in refused(tmp_path, bytes(spoiled))
+
+
+def test_any_truncation_of_a_checkpoint_is_refused(whole, tmp_path):
+    content = (whole[0] / "checkpoint.pt").read_bytes()
+    for n in range(20):
+        refused(tmp_path, content[: n * len(content) // 20])
+    refused(tmp_path, content[:-1])
+
+
+def write_checkpoint(out: Path, state: dict, sealed: bool = True) -> None:
+    archive = io.BytesIO()
+    torch.save(state, archive)
+    seal = running.SEAL + hashlib.sha256(archive.getvalue()).digest() if sealed else b""
+    out.mkdir(exist_ok=True)
+    (out / "checkpoint.pt").write_bytes(archive.getvalue() + seal)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        (("training", "epoch"), 99, r"epoch 99 is not in 0\.\.5"),
+        (("training", "epoch"), 1.5, "epoch 1.5"),
+        (("training", "step"), -1, "step -1"),
+        (("training", "sums"), torch.zeros(7), "not the state of a training of this network"),
+        (("training", "net"), {}, "not the state of a training of this network"),
+        (("settings", "batch_size"), 0, "batch_size: expected a whole number from 1 on; got 0"),
+        (("settings", "learning_rate"), math.nan, "learning_rate: expected a number above 0"),
+    ],
+)
+def test_impossible_contents_of_a_checkpoint_are_refused(whole, tmp_path, path, value, words):
+    state, out, log = checkpoint(whole[0]), tmp_path / "run", tmp_path / "log"
+    state[path[0]][path[1]] = value
+    write_checkpoint(out, state)
+    assert finish("--out", out, "--resume", log=log) == 1
+    assert re.search(words, log.read_text()) and "Traceback" not in log.read_text()
+
+
+def test_a_checkpoint_from_before_options_existed_is_gone_on_with(whole, tmp_path):
+    out, log = tmp_path / "run", tmp_path / "log"
+    process = start("--out", out, *SHORT, "--precision", "float32", log=log)
+    wait_for_an_epoch(out)
+    process.kill()
+    process.join()
+    state = checkpoint(out)
+    state.pop("format"), state.pop("start")
+    state["training"]["average"] = state["training"].pop("ema_model")
+    settings = state["settings"]
+    settings["averaging"], settings["bfloat16"] = settings.pop("ema_decay"), settings.pop("precision") == "bfloat16"
+    settings.pop("start"), settings.pop("scaling")  # 0.1 here: the default, 0, is taken
+    write_checkpoint(out, state, sealed=False)
+    assert finish("--out", out, "--resume", log=log) == 0, log.read_text()
+    card = read_card(out / "weights.safetensors")
+    assert (card["ema_decay"], card["precision"], card["scaling"], card["rotation"]) == (0.9, "float32", 0.0, 10.0)
+
+
+def test_two_processes_cannot_train_into_one_folder(whole, tmp_path):
+    out, log = tmp_path / "run", tmp_path / "log"
+    process = start("--out", out, *SHORT, "--epochs", "400")
+    wait_for_an_epoch(out)
+    for more in (["--resume"], ["--resume", "--epochs", "400"]):
+        assert finish("--out", out, *more, log=log) == 1
+        assert "another process is training into" in log.read_text() and "Traceback" not in log.read_text()
+    assert process.is_alive()
+    process.kill()  # and its lock goes with it
+    process.join()
+    with running.locked(out):
+        assert {p.name for p in out.iterdir()} == {"checkpoint.pt", "metrics.csv"}
+
+
+@pytest.mark.parametrize("spoil", [lambda b: b"", lambda b: b[:-9], lambda b: spoil_bit(b, 3)])
+@pytest.mark.parametrize("name", ["weights.safetensors", "weights.json"])
+def test_a_finished_run_that_is_not_whole_is_finished_again(whole, tmp_path, name, spoil):
+    out = shutil.copytree(whole[0], tmp_path / "run")
+    (out / name).write_bytes(spoil((out / name).read_bytes()))
+    assert finish("--out", out, "--resume") == 0
+    assert_same_run(out, whole[0])
+    assert (
+        read_card(out / "weights.safetensors")["test_error_percent"]
+        == read_card(whole[0] / "weights.safetensors")["test_error_percent"]
+    )
+
+
+def test_what_killed_runs_left_half_written_is_cleared_away(whole, tmp_path):
+    out = shutil.copytree(whole[0], tmp_path / "run")
+    (out / ".checkpoint.pt.4711").write_bytes(b"half")
+    (out / ".weights.json.12").write_bytes(b"half")
+    (out / ".mine").write_text("precious")
+    assert finish("--out", out, "--resume") == 0
+    assert {p.name for p in out.iterdir() if p.name.startswith(".")} == {".mine"}
+
+
+def test_a_last_step_that_ruins_the_weights_is_not_called_done(tmp_path):
+    out, log = tmp_path / "run", tmp_path / "log"
+    arguments = ["--epochs", "1", "--batch-size", "400", "--learning-rate", "1e38"]  # one step
+    assert finish("--out", out, *arguments, log=log) == 1
+    assert "weights are not finite after epoch 1" in log.read_text() and "done" not in log.read_text()
+    assert not (out / "weights.safetensors").exists()
+
+
+def interrupted_while_measuring(out, log):
+    evaluate = running.evaluate
+
+    def interrupted(net, images, labels):
+        if len(images) > 100:  # the test set; the validation set has 40
+            os.kill(os.getpid(), signal.SIGINT)
+        return evaluate(net, images, labels)
+
+    running.evaluate = interrupted
+    short_training.main("--out", str(out), *SHORT, log=str(log))
+
+
+def test_ctrl_c_while_the_network_is_measured_loses_nothing(whole, tmp_path):
+    out, log = tmp_path / "run", tmp_path / "log"
+    process = SERVER.Process(target=interrupted_while_measuring, args=(out, log))
+    process.start()
+    process.join(120)
+    assert process.exitcode == 130 and "stopped while the network was measured" in log.read_text()
+    assert not (out / "weights.safetensors").exists()
+    assert finish("--out", out, "--resume") == 0
+    assert_same_run(out, whole[0])

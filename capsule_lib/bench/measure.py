@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from capsule_lib.bench.convolution import convolve
 from capsule_lib.data import load_digits
 from capsule_lib.device import choose_device, describe_machine, has_bfloat16
-from capsule_lib.files import write_whole
+from capsule_lib.files import writable_path, write_whole
 from capsule_lib.layers import DigitCaps
 from capsule_lib.losses import margin_loss, reconstruction_loss
 from capsule_lib.model import PRESETS, CapsNet
@@ -313,14 +313,13 @@ def main() -> int:
         "--gib", type=float, default=20, help="with --pixels: memory that the process may hold (default: 20)"
     )
     parser.add_argument("--turns", type=int, default=3, help="how often each form is measured (default: 3)")
-    parser.add_argument("--out", type=Path, help="also write the result to this file, as JSON")
+    parser.add_argument("--out", type=writable_path, help="also write the result to this file, as JSON")
     given = parser.parse_args()
     if given.explorer:
         result = explorer_times()
     else:
         result = largest_batches(given.pixels, given.gib) if given.pixels else bench(given.turns)
     if given.out:
-        given.out.parent.mkdir(parents=True, exist_ok=True)
         write_whole({given.out: (json.dumps(result, indent=1) + "\n").encode()})
         print(f"\nwritten to {given.out}")
     return 0

@@ -38,7 +38,6 @@ def record(kind: str, key: str, what: str = "done") -> str:
     """Keep that something is done. Where that fails, say so in words and go on: '' if all is well."""
     path = _path(key)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         known = _read(path)  # again each time: the same notebook may be open twice
         known[kind][key] = what
         write_whole({path: json.dumps(known, indent=1, sort_keys=True).encode()})

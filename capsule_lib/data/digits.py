@@ -9,9 +9,8 @@ from pathlib import Path
 from safetensors.torch import load
 from torch import Tensor
 
-from capsule_lib.files import read_verified
+from capsule_lib.files import DATA, INSTALLED, RESTORE, capsule_home, is_writable, read_verified
 
-DATA = Path(__file__).parent.parent.parent / "data"
 SHIPPED_SHA256 = "f9687aeb5267a9557fa3c949a8f6bf492353320a9a992d457296d3bfaf52dcda"
 MNIST_SHA256 = {  # of the unpacked files
     "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
@@ -27,8 +26,9 @@ def load_digits(name: str = "shipped", split: str = "train") -> tuple[Tensor, Te
     Args:
         name: 'shipped', 4,000 training and 1,000 test digits of MNIST, balanced, that come with the course (all from
             MNIST's training set); 'mnist', 60,000 and 10,000; or 'fashion', the same for pictures of clothes.
-            The last two are looked for under the folder that the environment variable CAPSULE_DATA names, then under
-            `data/`, and are then downloaded to `data/` by torchvision.
+            The last two are looked for under the folder that the environment variable CAPSULE_DATA names, under `data/`,
+            and under `data` in `capsule_home()`. Then torchvision downloads them: to the `data/` of a checkout, or, where
+            that is read-only or the course was installed without one, to `capsule_home()`.
         split: 'train' or 'test'.
 
     Raises:
@@ -39,7 +39,7 @@ def load_digits(name: str = "shipped", split: str = "train") -> tuple[Tensor, Te
         raise ValueError(f"no split {split!r}: choose 'train' or 'test'")
     if name == "shipped":
         path = DATA / "shipped_digits.safetensors"
-        parts = load(read_verified(path, SHIPPED_SHA256, "restore it with  git checkout -- data"))
+        parts = load(read_verified(path, SHIPPED_SHA256, RESTORE))
         images, labels = parts[f"{split}_images"], parts[f"{split}_labels"]
     elif name in ("mnist", "fashion"):
         images, labels = _load_whole(name, split)
@@ -90,7 +90,7 @@ def _files(split: str) -> list[str]:
 
 
 def _roots() -> list[Path]:
-    return [Path(folder) for folder in (os.environ.get("CAPSULE_DATA"), DATA) if folder]
+    return [Path(folder) for folder in (os.environ.get("CAPSULE_DATA"), DATA, capsule_home() / "data") if folder]
 
 
 def _find_whole(folder: str, split: str) -> Path | None:
@@ -99,15 +99,17 @@ def _find_whole(folder: str, split: str) -> Path | None:
 
 
 def _download(dataset: type) -> Path:
-    """Fetch a whole set into `data/`. It appears there whole or not at all."""
+    """Fetch a whole set into the folder that is returned. It appears there whole or not at all."""
+    folder = DATA if DATA != INSTALLED and is_writable(DATA) else capsule_home() / "data"
     try:
-        with tempfile.TemporaryDirectory(dir=DATA) as aside:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as aside:
             dataset(aside, download=True)
-            os.rename(Path(aside) / dataset.__name__, DATA / dataset.__name__)
+            os.rename(Path(aside) / dataset.__name__, folder / dataset.__name__)
     except (OSError, RuntimeError) as error:
         wanted = " and ".join(str(root / dataset.__name__ / "raw") for root in _roots())
         raise FileNotFoundError(
             f"{dataset.__name__} is not in {wanted}, and the download failed ({error}). Set CAPSULE_DATA to a folder "
             f"that holds {dataset.__name__}/raw/train-images-idx3-ubyte and so on, or use load_digits('shipped')"
         ) from error
-    return DATA
+    return folder

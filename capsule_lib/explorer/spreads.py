@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from capsule_lib.files import write_whole
+from capsule_lib.files import RESTORE, find, write_whole
 from capsule_lib.model import CapsNet
 from capsule_lib.morphometry import capsules_by_class
 from capsule_lib.weights import WEIGHTS, read_card
@@ -81,7 +81,7 @@ def positive(std: Tensor) -> Tensor:
 
 def save_spreads(spreads: Spreads, weights: str | Path) -> Path:
     """Write spreads beside the weights file that they were measured with, as NAME.spreads.safetensors, whole or not at all."""
-    path = Path(weights).with_suffix(".spreads.safetensors")
+    path = find(weights).with_suffix(".spreads.safetensors")
     made_for = {"weights_sha256": read_card(weights)["sha256"]}
     write_whole({path: save({name: t.contiguous() for name, t in spreads._asdict().items()}, made_for)})
     return path
@@ -96,7 +96,7 @@ def load_spreads(name: str = "small") -> Spreads:
     if not isinstance(name, str):
         raise TypeError(f"spreads ship under the name of a network, such as 'small'; got {type(name).__name__}")
     path = WEIGHTS / f"{name}.spreads.safetensors"
-    remedy = "restore it with  git checkout -- data,  or make it again with  python data/weights/make_spreads.py"
+    remedy = f"{RESTORE}; or make it again with  python data/weights/make_spreads.py"
     if not path.is_file():
         raise ValueError(f"no spreads ship under the name {name!r} ({path} is missing): {remedy}")
     try:

@@ -37,7 +37,7 @@ from capsule_lib.explorer.pictures import (
     strip,
 )
 from capsule_lib.explorer.spreads import LIMITS, Spreads, bins, measure_spreads
-from capsule_lib.files import write_whole
+from capsule_lib.files import writable_path, write_whole
 from capsule_lib.model import CapsNet
 from capsule_lib.morphometry import effects
 from capsule_lib.plots import Frame, InWords, png
@@ -215,7 +215,7 @@ class CapsuleExplorer(InWords, widgets.VBox):
         self._sets = {name: one if callable(one) else lambda one=one: one for name, one in sets.items()}
         self._take(next(iter(self._sets)))
         self.spreads = spreads or measure_spreads(model, self._images, self._labels)
-        self._names_file = Path(names_file or "capsule_names.json")
+        self._names_file = writable_path(names_file or "capsule_names.json")
         weight = model.digit_caps.weight.detach().float().cpu().numpy()
         # Each network's dimensions have their own names.
         self._network = hashlib.sha256(weight.tobytes()).hexdigest()[:8]
@@ -474,8 +474,11 @@ class CapsuleExplorer(InWords, widgets.VBox):
         return sheet_picture(images, dimensions, self.units)
 
     def save(self, path: str | Path) -> Path:
-        """Write the pictures that are shown, side by side, as a PNG file, whole or not at all."""
-        view, path = self._now(), Path(path)
+        """Write the pictures that are shown, side by side, as a PNG file, whole or not at all; returns where.
+
+        A relative path that leads into a read-only folder goes to `capsule_home()` instead.
+        """
+        view, path = self._now(), writable_path(path)
         write_whole({path: png(strip(view.original, view.reconstruction, view.changed, 2 * PANEL))})
         return path
 

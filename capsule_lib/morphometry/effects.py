@@ -19,7 +19,7 @@ CLEAR, SAME_SIGN = 1.0, 0.9
 
 
 class Effects(NamedTuple):
-    """What each number of one class capsule does to the drawing: D dimensions x M measures, in the order of `MEASURES`.
+    """What each dimension of one class capsule does to the drawing: D dimensions x M measures, in the order of `MEASURES`.
 
     change [D, M]: of each measure in its own unit, mean over the digits, from the sweep's lower to its upper end.
     relative [D, M]: the same in standard deviations of the measure over the class's reconstructions, to compare measures

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from capsule_lib.contract import Kind
-from capsule_lib.train.run import run
+from capsule_lib.train.run import command, run
 from capsule_lib.training import TrainingConfig
 
 EXAMPLES = """
@@ -47,6 +47,11 @@ def main() -> int:
             sys.stdout.flush(), sys.stderr.flush()
             os._exit(code)
         return code
+    except KeyboardInterrupt:
+        print(
+            f"\nstopped while the network was measured; go on with\n  {command({'out': out})} --resume", file=sys.stderr
+        )
+        return 130
     except (ValueError, TypeError, OSError, FloatingPointError) as error:
         print(f"\nerror: {error}", file=sys.stderr)
         return 1

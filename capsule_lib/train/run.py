@@ -1,13 +1,16 @@
 """A run of the training command: from the first step or a checkpoint to verified weights and their card."""
 
+import contextlib
 import csv
 import dataclasses
+import hashlib
 import io
 import os
-import pickle
 import shlex
 import signal
 import sys
+import zipfile
+from collections.abc import Iterator
 from operator import itemgetter
 from pathlib import Path
 
@@ -27,21 +30,41 @@ from capsule_lib.weights import load_weights, read_card, save_weights
 FORMER_NAMES = {"averaging": "ema_decay"}  # of settings, on older cards and checkpoints
 
 
+try:
+    import fcntl
+except ImportError:  # Windows has none: there nothing keeps two runs apart
+    fcntl = None
+
+CHECKPOINT = "checkpoint.pt"
+SEAL = b"\nsha256 of all before: "  # stands between a checkpoint's archive and its checksum
+BEGIN_AGAIN = "restore it from a copy, or begin again in another folder"
+
+
 def run(out: Path, resume: bool, given: dict) -> int:
     """Train into the folder `out` with the settings given; returns the exit code: 0, or 130 where it was asked to stop."""
     stop = listen_for_stop()
     is_main = not dist.is_initialized() or dist.get_rank() == 0  # the process that writes, prints and measures
     device = choose_device(int(os.environ.get("LOCAL_RANK", 0)))
-    checkpoint = find_run(out, resume)
-    config = resolve_settings(given, checkpoint, out, device)
+    config = resolve_settings(given, find_run(out, resume), out, device)  # nothing is written for what is refused
+    with locked(out) if is_main else contextlib.nullcontext():
+        return train_and_finish(out, resume, config, device, is_main, stop)
 
+
+def train_and_finish(
+    out: Path, resume: bool, config: TrainingConfig, device: torch.device, is_main: bool, stop: list[int]
+) -> int:
+    """What `run` does once the folder is its own."""
+    checkpoint = find_run(out, resume)  # once more: another process may have begun a run meanwhile
     train_set, validation_set, test_set = split_digits(config.data, config.seed)
     torch.manual_seed(config.seed)
     net = CapsNet(dataclasses.replace(PRESETS[config.preset], iterations=config.iterations)).to(device)
     trainer = Trainer(net, *train_set, config)
     start, history, best = None, [], None
     if checkpoint:
-        trainer.load_state_dict(checkpoint["training"])
+        try:
+            trainer.load_state_dict(checkpoint["training"])
+        except ValueError as error:
+            raise ValueError(f"{out / CHECKPOINT} is not a checkpoint of this run ({error}): {BEGIN_AGAIN}") from error
         start, history, best = checkpoint["start"], checkpoint["history"], checkpoint["best"]
     elif config.start:
         start = begin_with(config, net)
@@ -50,11 +73,11 @@ def run(out: Path, resume: bool, given: dict) -> int:
         if is_main:
             content = io.BytesIO()
             state = {"settings": dataclasses.asdict(config), "start": start, "history": history, "best": best}
-            torch.save({**state, "training": trainer.state_dict()}, content)
-            write_whole({out / "checkpoint.pt": content.getvalue(), out / "metrics.csv": as_csv(history)})
+            torch.save({**state, "training": trainer.state_dict(), "format": 2}, content)
+            checked = content.getvalue() + SEAL + hashlib.sha256(content.getvalue()).digest()
+            write_whole({out / CHECKPOINT: checked, out / "metrics.csv": as_csv(history)})
 
     if not checkpoint:
-        out.mkdir(parents=True, exist_ok=True)
         save()
     elif (
         is_main
@@ -95,24 +118,46 @@ def run(out: Path, resume: bool, given: dict) -> int:
                     )
                 return 130
     if is_main:
-        finish(out, config, start, net, best, train_set, test_set, device)
+        stop_at_once()  # what is still to be measured can be measured again
+        finish(out, config, start, net, best, test_set, device)
     return 0
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """The folder, made if need be, for this process alone. The lock dies with the process, however that ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY) if fcntl else None
+    try:
+        if fcntl:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for name in (CHECKPOINT, "metrics.csv", "weights.safetensors", "weights.json"):
+            for left in folder.glob(f".{name}.*"):  # by a run that was killed while it wrote
+                left.unlink(missing_ok=True)
+        yield
+    except BlockingIOError:
+        raise FileExistsError(
+            f"another process is training into {folder} now: wait until it ends, or choose another folder"
+        ) from None
+    finally:
+        if fcntl:
+            os.close(handle)
+        with contextlib.suppress(OSError):  # there is something in it
+            folder.rmdir()
 
 
 def find_run(out: Path, resume: bool) -> dict | None:
     """The checkpoint to go on from; None where a new run may begin."""
-    path = out / "checkpoint.pt"
+    path = out / CHECKPOINT
     if path.is_file():
         if not resume:
             raise FileExistsError(f"{out} holds a run already: add --resume to go on with it, or choose another folder")
         content = path.read_bytes()
         try:
-            checkpoint = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
-            itemgetter("settings", "history", "best", "training")(checkpoint)  # all of it is there
-        except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError) as error:
+            checkpoint = read_checkpoint(content)
+        except Exception as error:  # a damaged archive can raise nearly anything
             raise ValueError(
-                f"{path} is cut short or not a checkpoint ({len(content):,} bytes): restore it from a copy, "
-                "or begin again in another folder"
+                f"{path} is cut short or not a checkpoint, or was altered ({len(content):,} bytes; {error}): {BEGIN_AGAIN}"
             ) from error
         if "average" in checkpoint["training"]:  # its name in older checkpoints
             checkpoint["training"]["ema_model"] = checkpoint["training"].pop("average")
@@ -121,6 +166,24 @@ def find_run(out: Path, resume: bool) -> dict | None:
     if out.exists() and (not out.is_dir() or any(not p.name.startswith(".") for p in out.iterdir())):
         raise FileExistsError(f"{out} exists and is not a run (it has no checkpoint.pt): choose another folder")
     return None
+
+
+def read_checkpoint(content: bytes) -> dict:
+    """What `torch.save` wrote, if every byte of it is as it was written."""
+    archive, seal, digest = content.rpartition(SEAL)
+    if seal and len(digest) == 32:
+        if hashlib.sha256(archive).digest() != digest:
+            raise ValueError("its checksum is not that of its contents")
+    else:  # older ones have no checksum but those of their archive's members
+        archive = content
+        if bad := zipfile.ZipFile(io.BytesIO(archive)).testzip():
+            raise ValueError(f"{bad} in it is damaged")
+    checkpoint = torch.load(io.BytesIO(archive), weights_only=True, map_location="cpu")
+    itemgetter("settings", "history", "best", "training")(checkpoint)  # all of it is there
+    if checkpoint.get("format") and not seal:
+        raise ValueError("its checksum is missing")
+    recorded_settings(checkpoint["settings"])
+    return checkpoint
 
 
 def resolve_settings(given: dict, checkpoint: dict | None, out: Path, device: torch.device) -> TrainingConfig:
@@ -197,6 +260,12 @@ def listen_for_stop() -> list[int]:
     return asked
 
 
+def stop_at_once() -> None:
+    """From here on Ctrl-C and SIGTERM raise KeyboardInterrupt."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+
+
 def stop_requested(stop: list[int], device: torch.device) -> bool:
     """Whether any process was asked to stop: all stop after the same step."""
     asked = torch.tensor(float(len(stop)), device=device)
@@ -240,21 +309,31 @@ def command(settings: dict, processes: int = 1) -> str:
     return shlex.join(words)
 
 
+def finished(path: Path) -> dict:
+    """The card of weights that are there whole, with all that a card says; else an empty dict, and they are written again."""
+    try:
+        load_weights(path)
+        card = read_card(path)
+        itemgetter("command", "best_epoch", "test_error_percent", "test_mse", "live_dimensions", "smallest_effect")(
+            card
+        )
+        return card
+    except (ValueError, OSError, KeyError):
+        return {}
+
+
 def finish(
     out: Path,
     config: TrainingConfig,
     start: dict | None,
     net: CapsNet,
     best: dict,
-    train_set: tuple,
     test_set: tuple,
     device: torch.device,
 ) -> None:
     """Save the best epoch's network with a card of what it does. The test set is looked at here, and only here."""
     path = out / "weights.safetensors"
-    if path.is_file() and path.with_suffix(".json").is_file():
-        card = read_card(path)
-    else:
+    if not (card := finished(path)):
         # The file holds float16. What the card says is measured on what will be read back from it.
         net.load_state_dict({name: t.half().float() for name, t in best["weights"].items()})
         test = evaluate(net, *test_set)

@@ -1,9 +1,7 @@
-"""Training and measuring a capsule network."""
+"""A training, step by step: it can stop and go on after any of them, and several processes can share it."""
 
-import dataclasses
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -13,65 +11,11 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
-from capsule_lib.contract import COUNT, DEGREES, POSITIVE, SEED, SHARE, WEIGHT, check_labels, check_pictures
+from capsule_lib.contract import check_labels, check_pictures
 from capsule_lib.data import rotate_and_scale, shift
 from capsule_lib.losses import margin_loss, reconstruction_loss
-from capsule_lib.model import PRESETS, CapsNet
-
-
-def _setting(default, kind, words: str):
-    """A field of `TrainingConfig`: its default, which values fit (a kind, a list of choices, or any text), and what it means."""
-    return field(default=default, metadata={"kind": kind, "words": words})
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """Every setting of a training: what the command takes, and what a checkpoint and a card record.
-
-    The same network, images, settings and thread count give the same weights, bit for bit.
-
-    Raises:
-        ValueError: a value that does not fit. It is named, with what was expected.
-    """
-
-    preset: str = _setting("small", PRESETS, "the network: the paper's, or a quarter of its size")
-    data: str = _setting(
-        "shipped", str, "the 4,000 'shipped' digits, 'mnist', 'fashion', or a folder of your own pictures"
-    )
-    epochs: int = _setting(20, COUNT, "passes over the training images")
-    batch_size: int = _setting(128, COUNT, "images per step, over all processes together")
-    learning_rate: float = _setting(2e-3, POSITIVE, "the highest one: it rises to it and falls again")
-    reconstruction_scale: float | None = _setting(
-        None, WEIGHT, "weight of the squared error, summed over an image's pixels; the paper's is 0.0005; "
-        "by default 0.01 at 784 pixels, and so much at other sizes that the mean has the same weight",
-    )  # fmt: skip
-    rotation: float = _setting(0.0, DEGREES, "rotate each training image by up to so many degrees, both ways")
-    scaling: float = _setting(0.0, SHARE, "change the size of each training image by up to this share, both ways")
-    ema_decay: float = _setting(
-        0.0, SHARE, "decay of an exponential moving average of the weights, which is what is evaluated and saved; "
-        "0.999 averages over about 1,000 steps; 0: no average",
-    )  # fmt: skip
-    start: str | None = _setting(
-        None, str, "weights.safetensors of an earlier run, to start from instead of random weights"
-    )
-    iterations: int = _setting(3, COUNT, "routing iterations")
-    seed: int = _setting(0, SEED, "of the first weights, the split, the order and the moves of the images")
-    precision: str = _setting("float32", ("float32", "bfloat16"), "of the convolutions; all else stays in float32")
-
-    def __post_init__(self):
-        for each in dataclasses.fields(self):
-            name, value, kind = each.name, getattr(self, each.name), each.metadata["kind"]
-            if isinstance(kind, tuple | dict):
-                if value not in kind:
-                    raise ValueError(f"{name}: expected one of {', '.join(map(repr, kind))}; got {value!r}")
-            elif kind is not str and not (value is None and each.default is None):
-                object.__setattr__(self, name, kind.check(name, value))
-            elif kind is str and not ((isinstance(value, str) and value) or value is each.default):
-                raise ValueError(f"{name}: expected a text; got {value!r}")
-
-    def scale_for(self, pixels: int) -> float:
-        """The reconstruction's weight for images of so many pixels, counted over all channels."""
-        return 0.01 * (784 / pixels) if self.reconstruction_scale is None else self.reconstruction_scale
+from capsule_lib.model import CapsNet
+from capsule_lib.training.config import TrainingConfig
 
 
 class Epoch(NamedTuple):
@@ -82,15 +26,6 @@ class Epoch(NamedTuple):
     reconstruction: float
     error: float
     seconds: float
-
-
-class Evaluation(NamedTuple):
-    """error in %; mse, the mean squared error per pixel of what the longest capsule redraws (None without a decoder);
-    lengths [N, J] on the CPU."""
-
-    error: float
-    mse: float | None
-    lengths: Tensor
 
 
 class Trainer:
@@ -185,6 +120,10 @@ class Trainer:
     def end_epoch(self) -> Epoch:
         """What the epoch gave, once its steps are taken. The network is then in evaluation mode."""
         self.net.eval()
+        if not all(p.isfinite().all() for p in self.measured.parameters()):  # the loss can't tell after the last step
+            raise FloatingPointError(
+                f"weights are not finite after epoch {self.epoch}: try a lower learning rate than {self.config.learning_rate}"
+            )
         margin, redrawn, wrong = (self.sums / len(self.images)).tolist()
         done = Epoch(self.epoch, margin, redrawn, 100 * wrong, self.seconds)
         self.epoch, self.step, self.sums, self.seconds = self.epoch + 1, 0, torch.zeros(3), 0.0
@@ -196,9 +135,18 @@ class Trainer:
         return {**parts, **{name: getattr(self, name) for name in ("epoch", "step", "sums", "seconds")}}
 
     def load_state_dict(self, state: dict) -> None:
-        for name in self._parts():
-            getattr(self, name).load_state_dict(state[name])
-        self.epoch, self.step, self.sums, self.seconds = (state[name] for name in ("epoch", "step", "sums", "seconds"))
+        """Go on from what `state_dict` gave. A ValueError says what does not belong to a training like this one."""
+        try:
+            for name in self._parts():
+                getattr(self, name).load_state_dict(state[name])
+            epoch, step, sums, seconds = (state[name] for name in ("epoch", "step", "sums", "seconds"))
+            sums, seconds = sums + torch.zeros(3), float(seconds)
+        except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"not the state of a training of this network ({error})") from error
+        for name, value, most in [("epoch", epoch, self.config.epochs + 1), ("step", step, self.steps_per_epoch)]:
+            if not isinstance(value, int) or not 0 <= value <= most:
+                raise ValueError(f"not the state of a training of this length: {name} {value!r} is not in 0..{most}")
+        self.epoch, self.step, self.sums, self.seconds = epoch, step, sums, seconds
 
     def _parts(self) -> list[str]:
         return ["net", "optimizer", "schedule", *(["ema_model"] if self.ema_model else [])]
@@ -220,22 +168,3 @@ def train(net: CapsNet, images: Tensor, labels: Tensor, epochs: int, **settings)
             for _ in trainer.steps():
                 bar.update()
             yield trainer.end_epoch()
-
-
-@torch.no_grad()
-def evaluate(net: CapsNet, images: Tensor, labels: Tensor, batch_size: int = 250) -> Evaluation:
-    """Measure a network on images [N, C, H, W] with labels [N], which it has never trained on. See `Evaluation`."""
-    check_pictures(images)
-    device, training = next(net.parameters()).device, net.training
-    net.eval()
-    lengths, squared_error = [], 0.0
-    # The bar waits for what really takes long: a short one would only stay behind on a notebook's page.
-    for x in tqdm(images.split(COUNT.check("batch_size", batch_size)), desc="evaluating", leave=False, delay=30):
-        out = net(x.to(device))
-        labels = check_labels(labels, len(images), out.lengths.shape[1])
-        lengths.append(out.lengths.cpu())
-        squared_error += (out.reconstruction.cpu() - x.cpu()).square().sum().item() if net.decoder else 0.0
-    net.train(training)
-    lengths = torch.cat(lengths)
-    error = 100 * (lengths.argmax(dim=1) != labels.cpu()).float().mean().item()
-    return Evaluation(error, squared_error / images.numel() if net.decoder else None, lengths)
