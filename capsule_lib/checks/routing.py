@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from capsule_lib import routing as library
 from capsule_lib.checks.verdict import Asked, Unwritten, answered, checker, close, combined, compare, noise, wrong_if
+from capsule_lib.device import TorchDispatchMode
 
 # What published routing loops do instead, as changes to `_route`. One of each kind may be made at once.
 ROUTING_MISTAKES = [
