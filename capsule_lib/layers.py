@@ -68,9 +68,9 @@ class DigitCaps(nn.Module):
 
     def votes(self, u: Tensor) -> Tensor:
         """The votes u_hat [B, I, J, D] of input capsules u [B, I, K]: to look at. The forward pass never builds them."""
-        check_tensor(u, "capsules", "[B, I, K]")
+        u, weight = check_shapes(u, self.weight)
         with without_autocast(u):
-            return torch.einsum("bik,jkid->bijd", *check_shapes(u, self.weight))
+            return torch.einsum("bik,jkid->bijd", u, weight)
 
     def forward(self, u: Tensor, return_couplings: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         """Output capsules [B, J, D]; with `return_couplings` also the couplings [iterations, B, I, J]."""

@@ -175,7 +175,7 @@ class LargestTensor(TorchDispatchMode):
     numbers = 0
 
     @classmethod
-    def _should_skip_dynamo(cls) -> bool:  # else the first operation imports torch._dynamo, which takes seconds
+    def _should_skip_dynamo(cls) -> bool:  # else the first operation imports the compiler, which takes seconds
         return False
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
