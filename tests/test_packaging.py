@@ -134,6 +134,13 @@ def test_a_course_without_its_data_says_how_to_get_them(tmp_path, monkeypatch, c
     assert "\n" not in str(e.value)
 
 
+def test_the_explorer_alone_and_the_notebooks_keep_the_same_names():
+    """As `make explore` runs it, in its own folder."""
+    page = ROOT / "capsule_lib/explorer/explore.ipynb"
+    (name,) = re.findall(r'names_file="([^"]+)"', "".join(cell.source for cell in nbformat.read(page, 4).cells))
+    assert (page.parent / name).resolve() == ROOT / "notebooks/capsule_names.json"
+
+
 # Folders that can't be written
 
 
