@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from capsule_lib.contract import COUNT, check_labels, check_pictures, check_tensor, check_tuple
+from capsule_lib.device import exportable
 from capsule_lib.layers import Decoder, DigitCaps, PrimaryCaps
 from capsule_lib.routing import length
 
@@ -61,6 +62,7 @@ PRESETS = {
 }
 
 
+@exportable
 class CapsNetOutput(NamedTuple):
     """lengths [B, J] in 0..1; capsules [B, J, D]; reconstruction [B, C, H, W] in 0..1, or None without a decoder."""
 

@@ -348,7 +348,7 @@ def compiled_for_any_batch(subject):
 
     module = torch.compile(subject.module, fullgraph=True, dynamic=True, backend=count)
     for batch in (BATCH, 3, 4):
-        out = outputs_of(module, subject, subject.x[:batch])
+        out = outputs_of(module, subject, subject.x[:batch].clone())
         equal(out, subject.call(subject.parameters, subject.x[:batch], module=subject.plain))
     assert len(graphs) == 1
 
@@ -415,7 +415,7 @@ def meta(subject):
     assert x.grad.shape == x.shape and x.grad.is_meta
 
 
-def half(subject, dtype=torch.float16, close=2e-3):
+def half(subject, dtype=torch.float16, close=1e-2):
     module, x = copy.deepcopy(subject.module).to(dtype), subject.x.to(dtype).requires_grad_()
     out = outputs_of(module, subject, x)
     right = subject.call(subject.parameters, subject.x, module=subject.plain)
@@ -427,7 +427,7 @@ def half(subject, dtype=torch.float16, close=2e-3):
 
 
 def bfloat16(subject):
-    half(subject, torch.bfloat16, 2e-2)
+    half(subject, torch.bfloat16, 5e-2)
 
 
 def data_parallel(subject):
@@ -464,6 +464,9 @@ COMPOSES = {f.__name__: f for f in [
 ]}  # fmt: skip
 
 
-@pytest.mark.parametrize("case", COMPOSES)
+SLOW = {"func_hessian_backward_over_forward"}  # a minute or three for a network
+
+
+@pytest.mark.parametrize("case", [pytest.param(c, marks=pytest.mark.slow) if c in SLOW else c for c in COMPOSES])
 def test_composes(case, subject):
     COMPOSES[case](subject)
