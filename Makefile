@@ -69,3 +69,8 @@ lock: build/uv/bin/uv
 build/uv/bin/uv:
 	$(PYTHON) -m venv build/uv
 	build/uv/bin/pip install --quiet --disable-pip-version-check uv
+
+# List the files that ship anew, after one of them was made again: what is read is verified with this list.
+.PHONY: sums
+sums:
+	cd data && sha256sum weights/*.json weights/*.safetensors benchmarks/*.json > SHA256SUMS

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from capsule_lib.device import unwrapped
-from capsule_lib.files import DATA, RESTORE, find, read_verified, writable_path, write_whole
+from capsule_lib.files import DATA, RESTORE, check_new, find, read_shipped, read_verified, writable_path, write_whole
 from capsule_lib.layers import DigitCaps
 from capsule_lib.model import CapsNet, CapsNetConfig
 
@@ -35,6 +35,7 @@ def save_weights(net: CapsNet, path: str | Path, *, half: bool = False, **card) 
 
     Raises:
         ValueError: another file name, weights that are not finite, or a network that could not be loaded again.
+        FileExistsError: a file that is not an earlier network of this function's; it is left as it is.
         PermissionError: an absolute path in a read-only folder.
     """
     asked, path = Path(path), writable_path(path)
@@ -55,6 +56,9 @@ def save_weights(net: CapsNet, path: str | Path, *, half: bool = False, **card) 
             f"{wrong[0]} holds values that are not finite{' in float16' if half else ''}, so nothing was saved: train again "
             f"with a lower learning rate{', or save without half=True' if half else ''}"
         )
+    for there in (path, path.with_suffix(".json")):
+        if there.exists() and not _is_card(path.with_suffix(".json")):
+            check_new(there)  # only a network that was saved here before is replaced
     content = save(tensors)
     facts = {"config": dataclasses.asdict(config), **card, "sha256": hashlib.sha256(content).hexdigest()}
     as_json = json.dumps(facts, indent=2, allow_nan=False) + "\n"
@@ -113,7 +117,15 @@ def load_pretrained(name: str = "small") -> CapsNet:
         raise FileNotFoundError(f"the weights of the course are missing from {WEIGHTS}: {RESTORE}")
     if name not in names:
         raise ValueError(f"no weights ship under the name {reprlib.repr(name)}: choose {', '.join(map(repr, names))}")
+    read_shipped(f"weights/{name}.json")  # the card vouches for the weights, and the course for the card
     return load_weights(WEIGHTS / f"{name}.safetensors")
+
+
+def _is_card(path: Path) -> bool:
+    try:
+        return bool(read_card(path))
+    except (ValueError, OSError):
+        return False
 
 
 def read_card(path: str | Path) -> dict:

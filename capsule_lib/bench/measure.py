@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from capsule_lib.bench.convolution import convolve
 from capsule_lib.data import load_digits
 from capsule_lib.device import choose_device, describe_machine, has_bfloat16
-from capsule_lib.files import writable_path, write_whole
+from capsule_lib.files import check_new, writable_path, write_whole
 from capsule_lib.layers import DigitCaps
 from capsule_lib.losses import margin_loss, reconstruction_loss
 from capsule_lib.model import PRESETS, CapsNet
@@ -315,6 +315,11 @@ def main() -> int:
     parser.add_argument("--turns", type=int, default=3, help="how often each form is measured (default: 3)")
     parser.add_argument("--out", type=writable_path, help="also write the result to this file, as JSON")
     given = parser.parse_args()
+    if given.out:
+        try:
+            check_new(given.out)  # before ten minutes of measuring
+        except FileExistsError as error:
+            parser.error(str(error))
     if given.explorer:
         result = explorer_times()
     else:

@@ -1,15 +1,19 @@
 """Handwritten digits: a small real set that always works, the whole of MNIST and Fashion-MNIST where they can be had."""
 
+import contextlib
+import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import psutil
 from safetensors.torch import load
 from torch import Tensor
 
-from capsule_lib.files import DATA, INSTALLED, RESTORE, capsule_home, is_writable, read_verified
+from capsule_lib.files import DATA, INSTALLED, RESTORE, capsule_home, is_writable, read_verified, write_whole
 
 SHIPPED_SHA256 = "f9687aeb5267a9557fa3c949a8f6bf492353320a9a992d457296d3bfaf52dcda"
 MNIST_SHA256 = {  # of the unpacked files
@@ -70,9 +74,9 @@ def _load_whole(name: str, split: str) -> tuple[Tensor, Tensor]:
     folder = root / dataset.__name__ / "raw"
     remedy = "delete that folder so that it can be downloaded again, or use load_digits('shipped')"
     files = _files(split)
-    if name == "mnist":
-        for file in files:
-            read_verified(folder / file, MNIST_SHA256[file], remedy)
+    sums = MNIST_SHA256 if name == "mnist" else _own_sums(folder)
+    for file in files:
+        read_verified(folder / file, sums[file], remedy)
     count = 60_000 if split == "train" else 10_000
     try:
         # read here, because the data set's own class wants the files of the other split too
@@ -82,6 +86,21 @@ def _load_whole(name: str, split: str) -> tuple[Tensor, Tensor]:
     if images.shape != (count, 28, 28) or labels.shape != (count,):
         raise ValueError(f"{folder} should hold {count:,} images of 28 x 28; it holds {list(images.shape)}: {remedy}")
     return images, labels
+
+
+def _own_sums(folder: Path) -> dict[str, str]:
+    """SHA-256 of a set's files, as they were when they were first read: written beside them then, where that can be.
+
+    Fashion-MNIST's publisher gives checksums of the packed files only, which torchvision verifies as it unpacks them.
+    """
+    record = folder / "SHA256SUMS"
+    there = [file for split in ("train", "test") for file in _files(split) if (folder / file).is_file()]
+    sums = dict(line.split()[::-1] for line in record.read_text().splitlines()) if record.is_file() else {}
+    if new := {file: hashlib.sha256((folder / file).read_bytes()).hexdigest() for file in there if file not in sums}:
+        sums |= new
+        with contextlib.suppress(OSError):
+            write_whole({record: "".join(f"{sha}  {file}\n" for file, sha in sorted(sums.items())).encode()})
+    return sums
 
 
 def _files(split: str) -> list[str]:
@@ -103,9 +122,13 @@ def _download(dataset: type) -> Path:
     folder = DATA if DATA != INSTALLED and is_writable(DATA) else capsule_home() / "data"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as aside:
+        for left in folder.glob(".download-*-*"):  # by a process that was killed meanwhile
+            if not psutil.pid_exists(int(left.name.split("-")[1])):
+                shutil.rmtree(left, ignore_errors=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=f".download-{os.getpid()}-") as aside:
             dataset(aside, download=True)
-            os.rename(Path(aside) / dataset.__name__, folder / dataset.__name__)
+            if not (folder / dataset.__name__).exists():  # else another process was quicker
+                os.rename(Path(aside) / dataset.__name__, folder / dataset.__name__)
     except (OSError, RuntimeError) as error:
         wanted = " and ".join(str(root / dataset.__name__ / "raw") for root in _roots())
         raise FileNotFoundError(

@@ -1,15 +1,15 @@
 """How far the capsules of real digits spread along each of their numbers: what a knob's turn is measured in."""
 
+import json
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load, save
 from torch import Tensor
 
-from capsule_lib.files import RESTORE, find, write_whole
+from capsule_lib.files import RESTORE, find, read_shipped, write_whole
 from capsule_lib.model import CapsNet
 from capsule_lib.morphometry import capsules_by_class
 from capsule_lib.weights import WEIGHTS, read_card
@@ -99,12 +99,8 @@ def load_spreads(name: str = "small") -> Spreads:
     remedy = f"{RESTORE}; or make it again with  python data/weights/make_spreads.py"
     if not path.is_file():
         raise ValueError(f"no spreads ship under the name {name!r} ({path} is missing): {remedy}")
-    try:
-        with safe_open(path, "pt") as file:
-            made_for = (file.metadata() or {}).get("weights_sha256")
-            spreads = Spreads(**{key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118, it is no dict
-    except (SafetensorError, TypeError) as error:
-        raise ValueError(f"{path} does not hold spreads ({error}): {remedy}") from error
-    if made_for != read_card(WEIGHTS / f"{name}.safetensors")["sha256"]:
+    content = read_shipped(f"weights/{name}.spreads.safetensors")
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])  # safetensors' own, before the numbers
+    if header["__metadata__"]["weights_sha256"] != read_card(WEIGHTS / f"{name}.safetensors")["sha256"]:
         raise ValueError(f"{path} was made for other weights than {name}.safetensors: {remedy}")
-    return spreads
+    return Spreads(**load(content))

@@ -37,7 +37,7 @@ from capsule_lib.explorer.pictures import (
     strip,
 )
 from capsule_lib.explorer.spreads import LIMITS, Spreads, bins, measure_spreads
-from capsule_lib.files import writable_path, write_whole
+from capsule_lib.files import check_new, writable_path, write_whole
 from capsule_lib.model import CapsNet
 from capsule_lib.morphometry import effects
 from capsule_lib.plots import Frame, InWords, png
@@ -476,9 +476,10 @@ class CapsuleExplorer(InWords, widgets.VBox):
     def save(self, path: str | Path) -> Path:
         """Write the pictures that are shown, side by side, as a PNG file, whole or not at all; returns where.
 
-        A relative path that leads into a read-only folder goes to `capsule_home()` instead.
+        A relative path that leads into a read-only folder goes to `capsule_home()` instead. A FileExistsError says that there is
+        something already: it is left as it is.
         """
-        view, path = self._now(), writable_path(path)
+        view, path = self._now(), check_new(writable_path(path))
         write_whole({path: png(strip(view.original, view.reconstruction, view.changed, 2 * PANEL))})
         return path
 

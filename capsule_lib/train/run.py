@@ -171,7 +171,7 @@ def find_run(out: Path, resume: bool) -> dict | None:
 def read_checkpoint(content: bytes) -> dict:
     """What `torch.save` wrote, if every byte of it is as it was written."""
     archive, seal, digest = content.rpartition(SEAL)
-    if seal and len(digest) == 32:
+    if sealed := bool(seal) and len(digest) == 32:
         if hashlib.sha256(archive).digest() != digest:
             raise ValueError("its checksum is not that of its contents")
     else:  # older ones have no checksum but those of their archive's members
@@ -180,7 +180,7 @@ def read_checkpoint(content: bytes) -> dict:
             raise ValueError(f"{bad} in it is damaged")
     checkpoint = torch.load(io.BytesIO(archive), weights_only=True, map_location="cpu")
     itemgetter("settings", "history", "best", "training")(checkpoint)  # all of it is there
-    if checkpoint.get("format") and not seal:
+    if checkpoint.get("format") and not sealed:
         raise ValueError("its checksum is missing")
     recorded_settings(checkpoint["settings"])
     return checkpoint
@@ -334,6 +334,8 @@ def finish(
     """Save the best epoch's network with a card of what it does. The test set is looked at here, and only here."""
     path = out / "weights.safetensors"
     if not (card := finished(path)):
+        for left in (path, path.with_suffix(".json")):  # of this run's own, which was cut short
+            left.unlink(missing_ok=True)
         # The file holds float16. What the card says is measured on what will be read back from it.
         net.load_state_dict({name: t.half().float() for name, t in best["weights"].items()})
         test = evaluate(net, *test_set)
