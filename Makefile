@@ -53,11 +53,12 @@ bench: .venv/installed
 test-slow: .venv/installed
 	$(BIN)/pytest -m slow
 
-# The lower bounds of pyproject.toml, tried: the oldest Python and packages that they allow, in 6 GB below build/.
+# The lower bounds of pyproject.toml, tried: the oldest Python and packages that they allow, with every test that is not slow.
+# They take 6 GB below build/.
 test-lowest: build/uv/bin/uv
 	$< venv --quiet --clear --python 3.11 build/lowest
 	$< pip install --quiet --python build/lowest --resolution lowest-direct --editable ".[test]"
-	build/lowest/bin/pytest $(LOWEST)
+	build/lowest/bin/pytest
 
 # Choose the newest versions for every system. Then `make notebooks` stores the outputs that they give. What PyTorch brings
 # for the GPU depends on its build, and is left to it.
@@ -74,3 +75,8 @@ build/uv/bin/uv:
 .PHONY: sums
 sums:
 	cd data && sha256sum weights/*.json weights/*.safetensors benchmarks/*.json > SHA256SUMS
+
+# Every notebook and the training command on a stand-in accelerator, which refuses what CUDA or MPS would refuse: about ten minutes.
+.PHONY: test-device
+test-device: .venv/installed
+	$(BIN)/pytest -m "not gpu" tests/test_device.py

@@ -17,6 +17,7 @@ from capsule_lib.device import set_up
 from capsule_lib.layers import Decoder, DigitCaps, PrimaryCaps
 from capsule_lib.losses import margin_loss, reconstruction_loss
 from capsule_lib.model import CapsNet, CapsNetConfig
+from capsule_lib.own_pictures import load_pictures
 from capsule_lib.routing import dynamic_routing, squash
 from capsule_lib.training import evaluate
 from capsule_lib.weights import load_pretrained, load_weights, save_weights
@@ -31,6 +32,7 @@ __all__ = [
     "dynamic_routing",
     "evaluate",
     "load_digits",
+    "load_pictures",
     "load_pretrained",
     "load_weights",
     "margin_loss",

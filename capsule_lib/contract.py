@@ -47,10 +47,11 @@ def check_sizes(**sizes: object) -> tuple[int, ...]:
     return tuple(COUNT.check(name, size) for name, size in sizes.items())
 
 
-def check_tuple(name: str, sizes: object) -> tuple[int, ...]:
-    """Several sizes as a tuple; a list is welcome."""
-    if not isinstance(sizes, tuple | list):
-        raise ValueError(f"{name}: expected a tuple of whole numbers; got {reprlib.repr(sizes)}")
+def check_tuple(name: str, sizes: object, count: int | None = None) -> tuple[int, ...]:
+    """Several sizes as a tuple, `count` of them where it is given; a list is welcome."""
+    if not isinstance(sizes, tuple | list) or count not in (None, len(sizes)):
+        many = f"{count} " if count else ""
+        raise ValueError(f"{name}: expected a tuple of {many}whole numbers; got {reprlib.repr(sizes)}")
     return tuple(COUNT.check(name, size) for size in sizes)
 
 
@@ -118,8 +119,8 @@ def check_labels(labels: object, count: int | None, classes: int | None) -> Tens
         ValueError: not integers, not one label per image, or a label that is not a class.
     """
     labels = check_tensor(labels, "labels", "[N]", floating=False)
-    if count is not None and len(labels) != count:
-        raise ValueError(f"{count} images need as many labels, one per image; got {len(labels)}")
+    if count is not None and labels.shape[0] != count:
+        raise ValueError(f"{count} images need as many labels, one per image; got {labels.shape[0]}")
     if not _holds(lambda: (labels.amin() >= 0) & (classes is None or labels.amax() < classes)):
         raise ValueError(
             f"labels must lie in 0..{classes - 1 if classes else ''}; got {int(labels.min())}..{int(labels.max())}: "

@@ -1,5 +1,6 @@
 """Which device there is and what it can do; and, in this one place, names of PyTorch's that are not public."""
 
+import contextlib
 import platform
 from pathlib import Path
 
@@ -53,6 +54,15 @@ def describe_machine(device: torch.device) -> str:
         model = _cpu_info().get("model name") or platform.processor() or platform.machine()
         name = f"{model}, {torch.get_num_threads()} threads"
     return f"PyTorch {torch.__version__} on {device.type} ({name}, {'with' if has_bfloat16(device) else 'without'} bfloat16)"
+
+
+def exportable(kind: type) -> type:
+    """A NamedTuple that torch.export can also save, as a network's output."""
+    with contextlib.suppress(ImportError):  # where the name is gone, an exported network still runs
+        from torch.utils._pytree import _register_namedtuple
+
+        _register_namedtuple(kind, serialized_type_name=f"{kind.__module__}.{kind.__qualname__}")
+    return kind
 
 
 def unwrapped(net: object) -> object:

@@ -38,15 +38,20 @@ def write_whole(contents: dict[Path, bytes]) -> None:
         for folder in {path.parent for path in contents}:
             _sync(folder)
     except OSError as error:
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            remedy = "choose a folder of your own, by its full path or as CAPSULE_HOME"
-            raise PermissionError(f"{path} can't be written, because its folder is read-only: {remedy}") from error
-        remedy = "make room there, or choose another folder; what was there before is as it was"
-        raise OSError(error.errno, f"{path} can't be written ({error.strerror or error}): {remedy}") from error
+        raise explained(error, path) from error
     finally:
         for aside in asides.values():
             with contextlib.suppress(OSError):  # it is not there, or neither is its folder
                 aside.unlink()
+
+
+def explained(error: OSError, path: Path) -> OSError:
+    """What kept `path` from being written, with a remedy."""
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        remedy = "choose a folder of your own, by its full path or as CAPSULE_HOME"
+        return PermissionError(f"{path} can't be written, because its folder is read-only: {remedy}")
+    remedy = "make room there, or choose another folder; what was there before is as it was"
+    return OSError(error.errno, f"{path} can't be written ({error.strerror or error}): {remedy}")
 
 
 def check_new(path: Path) -> Path:

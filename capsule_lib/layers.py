@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from capsule_lib.contract import COUNT, check_sizes, check_tensor, check_tuple, present_classes
-from capsule_lib.routing import fitting, route, squash
+from capsule_lib.routing import check_shapes, route, squash, without_autocast
 
 
 class PrimaryCaps(nn.Module):
@@ -34,8 +34,7 @@ class PrimaryCaps(nn.Module):
                 f"these primary capsules take feature maps [B, {self.conv.in_channels}, H, W] of at least "
                 f"{self.conv.kernel_size[0]} x {self.conv.kernel_size[0]}; got {list(x.shape)}"
             )
-        x = self.conv(x)
-        u = x.reshape(len(x), self.dim, -1).transpose(1, 2)
+        u = self.conv(x).unflatten(1, (self.dim, -1)).flatten(2).transpose(1, 2)
         return squash(u)
 
 
@@ -43,13 +42,23 @@ class DigitCaps(nn.Module):
     """Class capsules: a learned matrix for each pair (i, j) turns input capsule i into a vote for output capsule j,
     and routing by agreement gathers the votes (equations 2 and 3, procedure 1).
 
-    [B, I, K] -> [B, J, D]. `weight` is [J, K, I, D], in the order that `routing.route` explains.
+    [B, I, K] -> [B, J, D]. `weight` is [J, K, I, D], in the order that `routing.route` explains. With `detach=False` the
+    gradient runs through every iteration, as an attack or a saliency map needs; see `routing.dynamic_routing`.
     """
 
-    def __init__(self, in_capsules: int, in_dim: int, out_capsules: int, out_dim: int, iterations: int = 3):
+    def __init__(
+        self,
+        in_capsules: int,
+        in_dim: int,
+        out_capsules: int,
+        out_dim: int,
+        iterations: int = 3,
+        *,
+        detach: bool = True,
+    ):
         super().__init__()
         check_sizes(in_capsules=in_capsules, in_dim=in_dim, out_capsules=out_capsules, out_dim=out_dim)
-        self.iterations = COUNT.check("iterations", iterations)
+        self.iterations, self.detach = COUNT.check("iterations", iterations), detach
         # At a standard deviation of 0.1 the untrained classes of the paper's network are short; at 1 every length would be
         # near 1. Before squash a length grows as 0.1 sqrt(I K D) / J, which is 1.92 in `small` and 3.84 in `paper`. Layers of
         # other sizes are kept within the same bounds, so that neither many input capsules nor a stack of layers saturates.
@@ -59,12 +68,13 @@ class DigitCaps(nn.Module):
 
     def votes(self, u: Tensor) -> Tensor:
         """The votes u_hat [B, I, J, D] of input capsules u [B, I, K]: to look at. The forward pass never builds them."""
-        with torch.autocast(u.device.type, enabled=False):  # as in routing
-            return torch.einsum("bik,jkid->bijd", *fitting(u, self.weight))
+        u, weight = check_shapes(u, self.weight)
+        with without_autocast(u):
+            return torch.einsum("bik,jkid->bijd", u, weight)
 
     def forward(self, u: Tensor, return_couplings: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         """Output capsules [B, J, D]; with `return_couplings` also the couplings [iterations, B, I, J]."""
-        return route(u, self.weight, self.iterations, return_couplings=return_couplings)
+        return route(u, self.weight, self.iterations, detach=self.detach, return_couplings=return_couplings)
 
 
 class Decoder(nn.Module):
@@ -76,7 +86,7 @@ class Decoder(nn.Module):
     def __init__(self, capsules: int, dim: int, hidden: tuple[int, ...], image_shape: tuple[int, int, int]):
         super().__init__()
         self.capsules, self.dim = check_sizes(capsules=capsules, dim=dim)
-        self.hidden, self.image_shape = check_tuple("hidden", hidden), check_tuple("image_shape", image_shape)
+        self.hidden, self.image_shape = check_tuple("hidden", hidden), check_tuple("image_shape", image_shape, 3)
         sizes = [capsules * dim, *self.hidden, math.prod(self.image_shape)]
         layers = []
         for before, after in itertools.pairwise(sizes):
@@ -87,7 +97,7 @@ class Decoder(nn.Module):
         check_tensor(v, "capsules", "[B, J, D]")
         if v.shape[1:] != (self.capsules, self.dim):
             raise ValueError(f"this decoder takes capsules [B, {self.capsules}, {self.dim}]; got {list(v.shape)}")
-        keep = present_classes(classes, len(v), self.capsules)
+        keep = present_classes(classes, v.shape[0], self.capsules)
         # Autocast's half precision would draw in steps of 1/256, and save little time.
-        with torch.autocast(v.device.type, enabled=False):
-            return self.layers((v * keep[:, :, None]).flatten(1))
+        with without_autocast(v):
+            return self.layers((v * keep[:, :, None]).flatten(1).to(self.layers[0].weight.dtype))

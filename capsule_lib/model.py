@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from capsule_lib.contract import COUNT, check_labels, check_pictures, check_tensor, check_tuple
+from capsule_lib.device import exportable
 from capsule_lib.layers import Decoder, DigitCaps, PrimaryCaps
+from capsule_lib.routing import length
 
 
 @dataclass(frozen=True)
@@ -31,14 +33,15 @@ class CapsNetConfig:
     decoder_hidden: tuple[int, ...] | None = (512, 1024)  # None: no decoder
 
     def __post_init__(self):
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if value is not None or field.name != "decoder_hidden":
-                check = check_tuple if field.name in ("image_shape", "decoder_hidden") else COUNT.check
-                value = check(field.name, value)
-            object.__setattr__(self, field.name, value)
-        if len(self.image_shape) != 3:
-            raise ValueError(f"image_shape: expected (channels, height, width); got {self.image_shape}")
+        for name in (field.name for field in dataclasses.fields(self)):
+            value = getattr(self, name)
+            if name == "image_shape":  # written on a card, tuples come back as lists
+                value = check_tuple(name, value, 3)
+            elif name != "decoder_hidden":
+                value = COUNT.check(name, value)
+            elif value is not None:
+                value = check_tuple(name, value)
+            object.__setattr__(self, name, value)
         smallest = 2 * self.kernel_size - 1
         if min(self.image_shape[1:]) < smallest:
             raise ValueError(
@@ -59,6 +62,7 @@ PRESETS = {
 }
 
 
+@exportable
 class CapsNetOutput(NamedTuple):
     """lengths [B, J] in 0..1; capsules [B, J, D]; reconstruction [B, C, H, W] in 0..1, or None without a decoder."""
 
@@ -127,8 +131,8 @@ class CapsNet(nn.Module):
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> CapsNetOutput:
         v = self.digit_caps(self.primary(images))
-        lengths = torch.linalg.vector_norm(v, dim=2)
-        chosen = lengths.argmax(dim=1) if labels is None else check_labels(labels, len(v), v.shape[1])
+        lengths = length(v)
+        chosen = lengths.argmax(dim=1) if labels is None else check_labels(labels, *v.shape[:2])
         return CapsNetOutput(lengths, v, self.decoder(v, chosen) if self.decoder else None)
 
     @torch.no_grad()

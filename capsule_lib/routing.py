@@ -4,32 +4,50 @@
 building the votes, which is several times faster; the networks use it.
 """
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor
+
+from capsule_lib.contract import COUNT, check_tensor
 
 
 def squash(s: Tensor, dim: int = -1) -> Tensor:
     """Shrink a vector's length into 0..1 and keep its direction (equation 1).
 
-        v = |s|^2 / (1 + |s|^2) * s / |s|
+        v = ‖s‖² / (1 + ‖s‖²) · s / ‖s‖
 
     Args:
         s: capsules of any shape; float16 and bfloat16 are promoted to float32, float64 stays.
-        dim: the axis that holds the numbers of one capsule.
+        dim: the axis that holds the dimensions of one capsule.
 
     Returns:
         `v`, the shape of `s`; its lengths are below 1 (as rounded). A zero vector stays zero, with a zero gradient.
     """
-    if not s.is_floating_point():
-        raise TypeError(f"squash takes floating-point capsules; got {s.dtype}: convert them with .float()")
+    if not isinstance(s, Tensor) or not s.is_floating_point() or s.layout != torch.strided:
+        what = f"{s.layout} {s.dtype}" if isinstance(s, Tensor) else type(s).__name__
+        raise TypeError(f"squash takes a dense floating-point tensor; got {what}: convert it with .float()")
+    if isinstance(dim, bool) or not isinstance(dim, int) or not -s.dim() <= dim < s.dim() or not s.shape[dim]:
+        raise ValueError(f"dim: expected an axis of a tensor {list(s.shape)} with something in it; got {dim!r}")
     s = _at_least_float32(s)
-    # The formula times |s|/|s| is s |s| / (1 + |s|^2): nothing is divided by a length, so zero needs no epsilon.
-    # Every vector is first divided by its largest entry m, where that is above 1, because |s|^2 of a long vector
+    # The formula times ‖s‖/‖s‖ is s ‖s‖ / (1 + ‖s‖²): nothing is divided by a length, so zero needs no epsilon.
+    # Every vector is first divided by its largest entry m, where that is above 1, because ‖s‖² of a long vector
     # overflows. The value does not depend on m, so m needs no gradient.
     m = s.detach().abs().amax(dim, keepdim=True).clamp(min=1)
     t = s / m
-    length = torch.linalg.vector_norm(t, dim=dim, keepdim=True)
-    return t * length / ((1 / m) ** 2 + length**2)
+    squared = t.square().sum(dim, keepdim=True)
+    return t * (_root(squared) / ((1 / m) ** 2 + squared))
+
+
+def length(x: Tensor, dim: int = -1) -> Tensor:
+    """Euclidean length along `dim`, with first and second derivatives of 0, not infinity, at zero."""
+    return _root(x.square().sum(dim))
+
+
+def _root(squared: Tensor) -> Tensor:
+    """Square root; where a squared length is zero or underflows: zero, with derivatives of zero."""
+    some = squared > torch.finfo(squared.dtype).tiny
+    return torch.where(some, squared, 1).sqrt() * some
 
 
 def dynamic_routing(
@@ -49,13 +67,11 @@ def dynamic_routing(
         Output capsules `v` [B, J, D] with lengths below 1; with `return_couplings` also
         `c` [iterations, B, I, J], which sums to 1 over J.
     """
-    if u_hat.dim() != 4:
-        raise ValueError(f"dynamic_routing takes votes [B, I, J, D]; got a tensor of shape {list(u_hat.shape)}")
-    if iterations < 1:
-        raise ValueError(f"dynamic_routing needs at least 1 iteration; got {iterations}")
+    check_tensor(u_hat, "votes", "[B, I, J, D]")
+    COUNT.check("iterations", iterations)
     u_hat = _at_least_float32(u_hat)
     couplings = []
-    with torch.autocast(u_hat.device.type, enabled=False):  # autocast would round the sums to half precision
+    with without_autocast(u_hat):
         b = u_hat.new_zeros(u_hat.shape[:3])
         for t in range(iterations):
             last = t == iterations - 1
@@ -70,7 +86,7 @@ def dynamic_routing(
 
 
 def route(
-    u: Tensor, weight: Tensor, iterations: int = 3, *, return_couplings: bool = False
+    u: Tensor, weight: Tensor, iterations: int = 3, *, detach: bool = True, return_couplings: bool = False
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Votes and routing in one: `dynamic_routing(votes)` without the votes.
 
@@ -84,39 +100,45 @@ def route(
     what votes cost. Two things keep it low. A few images are routed at a time, so that their scaled inputs, I x J x K
     numbers each, stay in the processor's cache; and the backward pass scales the inputs once more instead of keeping them.
 
-    Couplings count as constants for the gradient, as in `dynamic_routing` with detached votes.
+    Both need a gradient written by hand. Where it is not for eager PyTorch to take it (with `detach=False`, beneath
+    `torch.vmap`, in a second derivative, in `torch.compile` and export), the same formulas run on the whole batch.
 
     Args:
         u: input capsules [B, I, K].
-        weight: [J, K, I, D]. The capsule's numbers (K) come before its index (I): scaling by c and the sum over K
+        weight: [J, K, I, D]. A capsule's dimensions (K) come before its index (I): scaling by c and the sum over K
             then run along long rows of memory, and the output of PrimaryCaps lies that way already.
-        iterations, return_couplings: as for `dynamic_routing`.
+        iterations, detach, return_couplings: as for `dynamic_routing`.
 
     Returns:
         As `dynamic_routing`.
     """
-    if iterations < 1:
-        raise ValueError(f"route needs at least 1 iteration; got {iterations}")
-    u, weight = fitting(u, weight)
+    COUNT.check("iterations", iterations)
+    u, weight = check_shapes(u, weight)
     u, weight = u.transpose(1, 2).contiguous(), weight.contiguous()  # u: [B, K, I]
-    with torch.autocast(u.device.type, enabled=False):
-        with torch.no_grad():
-            kept = slice(None) if return_couplings else slice(-1, None)
-            parts = [_couplings(part, weight, iterations)[kept] for part in u.split(_images_at_a_time(weight))]
-            rounds = [torch.cat(c, dim=1) for c in zip(*parts, strict=True)]  # of each iteration, [J, B, I]
-            del parts
-        v = squash(_WeightedSums.apply(u, weight, rounds[-1])).transpose(0, 1)
+    with without_autocast(u):
+        if detach and not torch.compiler.is_compiling():
+            s, *rounds = _Routing.apply(u, weight, iterations, return_couplings)
+        else:
+            s, *rounds = _routing(u, weight, iterations, detach, return_couplings)
+        v = squash(s).transpose(0, 1)
     return (v, torch.stack(rounds).permute(0, 2, 3, 1)) if return_couplings else v
 
 
-def fitting(u: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Capsules and weight in at least float32, after a look at whether u is the [B, I, K] that a weight [J, K, I, D] takes."""
-    _, in_dim, in_capsules, _ = weight.shape
-    if u.dim() != 3 or u.shape[1:] != (in_capsules, in_dim):
+def check_shapes(u: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Capsules and weight in at least float32, if u is the [B, I, K] that a weight [J, K, I, D] takes."""
+    _, in_dim, in_capsules, _ = check_tensor(weight, "weight", "[J, K, I, D]").shape
+    check_tensor(u, "capsules", f"[B, {in_capsules}, {in_dim}]")
+    if u.shape[1:] != (in_capsules, in_dim):
         raise ValueError(
             f"this weight takes capsules [B, {in_capsules}, {in_dim}]; got a tensor of shape {list(u.shape)}"
         )
     return _at_least_float32(u), _at_least_float32(weight)
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager:
+    """Autocast, where x's device has it, would round sums to half precision."""
+    device = x.device.type
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
 def _images_at_a_time(weight: Tensor) -> int:
@@ -126,47 +148,93 @@ def _images_at_a_time(weight: Tensor) -> int:
     return max(8, int(room / (weight[..., 0].numel() * weight.element_size())))
 
 
-def _couplings(u: Tensor, weight: Tensor, iterations: int) -> list[Tensor]:
-    """The couplings c [J, B, I] of each iteration (procedure 1), for a few images u [B, K, I]."""
-    b = u.new_zeros(len(weight), len(u), u.shape[2])
+def _routing(u: Tensor, weight: Tensor, iterations: int, detach: bool, all_rounds: bool) -> tuple[Tensor, ...]:
+    """Procedure 1 for images u [B, K, I]: the last sums s [J, B, D], then couplings c [J, B, I], of all iterations or the last."""
+    inner_u, inner_weight = (u.detach(), weight.detach()) if detach else (u, weight)
+    b = u.new_zeros(weight.shape[0], u.shape[0], u.shape[2])
     rounds = [b.softmax(dim=0)]
     for _ in range(iterations - 1):
-        v = squash(_scaled(u, rounds[-1]) @ weight.flatten(1, 2))
-        b += _times_weight(v, weight).mul_(u).sum(dim=2)
+        v = squash(_sums(inner_u, inner_weight, rounds[-1]))
+        b = b + _times_weight(v, inner_weight).mul_(inner_u).sum(dim=2)
         rounds.append(b.softmax(dim=0))
-    return rounds
+    return _sums(u, weight, rounds[-1]), *(rounds if all_rounds else rounds[-1:])
+
+
+def _sums(u: Tensor, weight: Tensor, c: Tensor) -> Tensor:
+    """s [J, B, D] from u [B, K, I], weight [J, K, I, D] and couplings c [J, B, I]."""
+    return _scaled(u, c) @ _flat(weight)
+
+
+def _gradients(u: Tensor, weight: Tensor, c: Tensor, grad_s: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradients of u and weight that follow from one of s, with constant couplings."""
+    grad_u = (_times_weight(grad_s, weight) * c[:, :, None]).sum(dim=0)
+    return grad_u, (_scaled(u, c).transpose(1, 2) @ grad_s).reshape(weight.shape)
+
+
+def _gradients_in_parts(u: Tensor, weight: Tensor, c: Tensor, grad_s: Tensor) -> tuple[Tensor, Tensor]:
+    """`_gradients`, a few images at a time."""
+    few = _images_at_a_time(weight)
+    first, *parts = zip(u.split(few), c.split(few, dim=1), grad_s.split(few, dim=1), strict=True)
+    grad_u, grad_weight = _gradients(first[0], weight, *first[1:])
+    grads_u = [grad_u]
+    for u_part, c_part, grad_part in parts:
+        _flat(grad_weight).baddbmm_(_scaled(u_part, c_part).transpose(1, 2), grad_part)
+        grads_u.append(_times_weight(grad_part, weight).mul_(c_part[:, :, None]).sum(dim=0))
+    return torch.cat(grads_u), grad_weight
 
 
 def _scaled(u: Tensor, c: Tensor) -> Tensor:
     """c_ij u_i for all i and j: u [B, K, I] and c [J, B, I] -> [J, B, K * I]."""
-    return (u * c[:, :, None]).flatten(2)
+    scaled = u * c[:, :, None]
+    return scaled.reshape(*scaled.shape[:2], -1)
+
+
+def _flat(weight: Tensor) -> Tensor:
+    """One matrix for each output: weight [J, K, I, D] -> [J, K * I, D]. (A reshape is what `torch.autograd`'s own vmap knows.)"""
+    return weight.reshape(weight.shape[0], -1, weight.shape[3])
 
 
 def _times_weight(v: Tensor, weight: Tensor) -> Tensor:
     """W_ij v_j for all i and j: v [J, B, D] and weight [J, K, I, D] -> [J, B, K, I]."""
-    return (v @ weight.flatten(1, 2).mT).unflatten(2, weight.shape[1:3])
+    return (v @ _flat(weight).transpose(1, 2)).reshape(*v.shape[:2], *weight.shape[1:3])
 
 
-class _WeightedSums(torch.autograd.Function):
-    """s [J, B, D] from u [B, K, I], weight [J, K, I, D] and constant couplings c [J, B, I], a few images at a time."""
-
-    @staticmethod
-    def forward(ctx, u, weight, c):
-        ctx.save_for_backward(u, weight, c)
-        few = _images_at_a_time(weight)
-        parts = [_scaled(*part) @ weight.flatten(1, 2) for part in zip(u.split(few), c.split(few, dim=1), strict=True)]
-        return torch.cat(parts, dim=1)
+class _Routing(torch.autograd.Function):
+    """`_routing` with couplings that count as constants, a few images at a time."""
 
     @staticmethod
-    def backward(ctx, grad_s):
+    def forward(u, weight, iterations, all_rounds):
+        parts = [_routing(part, weight, iterations, True, all_rounds) for part in u.split(_images_at_a_time(weight))]
+        return tuple(torch.cat(part, dim=1) for part in zip(*parts, strict=True))
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        u, weight, *_ = inputs
+        ctx.save_for_backward(u, weight, output[-1])
+        ctx.save_for_forward(u, weight, output[-1])
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)  # the couplings' would be zeros, as large as they are
+        ctx.constants = len(output) - 1
+
+    @staticmethod
+    def backward(ctx, grad_s, *_):
+        if grad_s is None:  # only the couplings were used
+            return None, None, None, None
+        # A derivative of the gradient needs operations that can be differentiated.
+        gradients = _gradients if torch.is_grad_enabled() else _gradients_in_parts
+        return *gradients(*ctx.saved_tensors, grad_s), None, None
+
+    @staticmethod
+    def jvp(ctx, u_dot, weight_dot, *_):
         u, weight, c = ctx.saved_tensors
-        few = _images_at_a_time(weight)
-        grad_u, grad_weight = torch.empty_like(u), torch.zeros_like(weight)
-        parts = zip(u.split(few), c.split(few, dim=1), grad_s.split(few, dim=1), grad_u.split(few), strict=True)
-        for u_part, c_part, grad_part, grad_u_part in parts:
-            grad_weight.flatten(1, 2).baddbmm_(_scaled(u_part, c_part).mT, grad_part)
-            torch.sum(_times_weight(grad_part, weight).mul_(c_part[:, :, None]), dim=0, out=grad_u_part)
-        return grad_u, grad_weight, None
+        terms = [(u_dot, weight), (u, weight_dot)]
+        s_dot = sum(_sums(*term, c) for term in terms if all(x is not None for x in term))
+        return s_dot, *(ctx.constants * [None])
+
+    @staticmethod
+    def vmap(info, in_dims, u, weight, iterations, all_rounds):
+        out = torch.vmap(lambda u, weight: _routing(u, weight, iterations, True, all_rounds), in_dims[:2])(u, weight)
+        return out, len(out) * (0,)
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

@@ -14,14 +14,15 @@ MAY_USE = {  # each file of the core and each room, and what of the package it m
     "losses": {"contract"},
     "data": {"contract", "files"},
     "layers": {"contract", "routing"},
-    "model": {"contract", "layers"},
+    "model": {"contract", "device", "layers", "routing"},
     "training": {"contract", "data", "losses", "model"},
     "weights": {"device", "files", "layers", "model"},
     "plots": {"contract"},
     "morphometry": {"contract", "model"},
+    "own_pictures": {"contract", "morphometry"},
     "checks": {"data", "device", "files", "losses", "model", "routing", "weights"},
-    "explorer": {"contract", "data", "files", "model", "morphometry", "plots", "weights"},
-    "train": {"contract", "data", "device", "files", "model", "morphometry", "training", "weights"},
+    "explorer": {"contract", "data", "files", "model", "morphometry", "own_pictures", "plots", "weights"},
+    "train": {"contract", "data", "device", "files", "model", "morphometry", "own_pictures", "training", "weights"},
     "bench": {
         "data",
         "device",
@@ -77,3 +78,10 @@ def test_the_core_is_small():
 def test_the_first_line_says_what_a_file_is_for(path):
     docstring = ast.get_docstring(ast.parse(path.read_text()))
     assert docstring and len(docstring.splitlines()[0]) > 20
+
+
+def test_the_tree_in_contributing_names_every_file_and_room_and_fits_on_one_screen():
+    text = (PACKAGE.parent / "CONTRIBUTING.md").read_text()
+    tree = text[text.index("capsule_lib/\n") :].split("```")[0]
+    named = {line.split()[0].rstrip("/").removesuffix(".py") for line in tree.splitlines() if line.startswith("  ")}
+    assert named == MAY_USE.keys() and len(tree.splitlines()) <= 30

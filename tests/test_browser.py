@@ -27,7 +27,7 @@ playwright = pytest.importorskip("playwright.sync_api", reason="playwright is no
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="none of chromium, chromium-browser, google-chrome is on PATH")
 
-EXPLORE = Path(__file__).parent.parent / "capsule_lib" / "explore.ipynb"
+EXPLORE = Path(__file__).parent.parent / "capsule_lib" / "explorer" / "explore.ipynb"
 EXPLORER = ".capsule-explorer"
 TABS = {  # and what is to be seen there
     "knobs": "input[placeholder='name it']",

@@ -6,6 +6,7 @@ import math
 import traceback
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -395,4 +396,5 @@ def test_whatever_is_passed_no_error_is_raw(door):
                 raw.append(f"{[str(p)[:40] for p in position]}, {keywords}: {type(error).__name__}: {error}")
         except Exception as error:
             raw.append(f"{[str(p)[:40] for p in position]}, {keywords}: {type(error).__name__}: {error}")
+    plt.close("all")
     assert not raw, f"{len(raw)} of {len(calls)} calls:\n" + "\n".join(raw[:12])

@@ -1,6 +1,7 @@
 """The explorer shows what a direct call of the network gives, for any network, and goes on working after bad input."""
 
 import asyncio
+import hashlib
 import html
 import io
 import json
@@ -16,7 +17,7 @@ import torch
 import traitlets
 from PIL import Image
 
-from capsule_lib import CapsNet, CapsNetConfig, load_digits, load_pretrained
+from capsule_lib import CapsNet, CapsNetConfig, files, load_digits, load_pretrained
 from capsule_lib.explorer import CapsuleExplorer, pictures
 from capsule_lib.explorer import spreads as spreads_file
 from capsule_lib.explorer import widget as explorer
@@ -127,20 +128,38 @@ def test_shipped_spreads_are_those_of_the_training_digits(name):
 
 
 def test_spreads_for_other_weights_are_refused(tmp_path, monkeypatch, small):
-    weights = spreads_file.WEIGHTS
+    weights = tmp_path / "weights"
+    weights.mkdir()
     for file in ("small.json", "small.safetensors", "paper.json"):
-        shutil.copy(weights / file, tmp_path / file)
-    monkeypatch.setattr(spreads_file, "WEIGHTS", tmp_path)
+        shutil.copy(spreads_file.WEIGHTS / file, weights / file)
+    monkeypatch.setattr(spreads_file, "WEIGHTS", weights)
+    monkeypatch.setattr(files, "DATA", tmp_path)
+
+    def list_sums():
+        sums = [f"{hashlib.sha256(p.read_bytes()).hexdigest()}  weights/{p.name}\n" for p in weights.iterdir()]
+        (tmp_path / "SHA256SUMS").write_text("".join(sums))
+
     with pytest.raises(ValueError, match="no spreads ship under the name 'small'"):
         load_spreads("small")
-    path = save_spreads(small[1], tmp_path / "small.safetensors")
+    path = save_spreads(small[1], weights / "small.safetensors")
+    with pytest.raises(ValueError, match="does not name weights/small.spreads.safetensors"):
+        load_spreads("small")
+    list_sums()
     assert all(a.equal(b) for a, b in zip(load_spreads("small"), small[1], strict=True))
-    path.rename(tmp_path / "paper.spreads.safetensors")
+    content = path.read_bytes()
+    for seed in range(50):
+        bit = random.Random(seed).randrange(8 * len(content))
+        path.write_bytes(content[: bit // 8] + bytes([content[bit // 8] ^ 1 << bit % 8]) + content[bit // 8 + 1 :])
+        with pytest.raises(ValueError, match="cut short or altered"):
+            load_spreads("small")
+        path.write_bytes(content[: bit // 8])
+        with pytest.raises(ValueError, match="cut short or altered"):
+            load_spreads("small")
+    path.write_bytes(content)
+    path.rename(weights / "paper.spreads.safetensors")
+    list_sums()
     with pytest.raises(ValueError, match="other weights than paper"):
         load_spreads("paper")
-    path.write_bytes(b"cut short")
-    with pytest.raises(ValueError, match="does not hold spreads"):
-        load_spreads("small")
 
 
 # What is shown
@@ -593,9 +612,11 @@ def test_an_error_in_a_callback_is_said_and_the_next_event_works(shown, monkeypa
         assert "can't be drawn: division by zero" in message(shown)
     turn_to(shown, "save")
     [path] = [w for w in controls(shown) if isinstance(w, widgets.Text) and w.description == "file"]
-    path.value = str(tmp_path / "no such folder" / "picture.png")
+    mine = tmp_path / "thesis.png"
+    mine.write_bytes(b"precious")
+    path.value = str(mine)
     press(shown, "save")
-    assert "No such file" in message(shown)
+    assert "exists already, and is left as it is" in message(shown) and mine.read_bytes() == b"precious"
     shown._rows[0].slider.value = 2.0
     assert message(shown) == "" and shown.knobs[0] == 2.0
 

@@ -87,7 +87,7 @@ def _short(vector: Tensor) -> str:
 def primary_caps(layer: Callable[[Tensor], Tensor], maps: Tensor, *, kernel_size: int = 1, squashed: bool = True):
     """Check that the dimensions of each capsule come from one place of the feature map.
 
-    Every place of `maps` is changed in turn, and the capsules that notice are noted. It needs no look inside the layer.
+    Every row and every column of `maps` is changed in turn, and the capsules that notice are noted. It needs no look inside.
 
     Args:
         layer: turns feature maps [B, C, H, W] into capsules [B, I, K]; your own or someone else's.
@@ -104,23 +104,21 @@ def primary_caps(layer: Callable[[Tensor], Tensor], maps: Tensor, *, kernel_size
 def _places(asked: Asked, maps: Tensor, kernel_size: int, squashed: bool) -> Iterator[str]:
     _, channels, height, width = maps.shape
     given = noise(1, channels, height, width).to(maps)
-    before, again = (asked.capsules(given) for _ in range(2))
-    after = []
-    for places in torch.arange(height * width).split(50):
-        changed = given.repeat(len(places), 1, 1, 1)
-        changed.flatten(2)[torch.arange(len(places)), :, places] += 3 + noise(channels).to(maps)
-        after.append(asked.capsules(changed))
-    alone, after = close(asked.capsules(changed[:1]), after[-1][:1], 1e-3), torch.cat(after)  # [H * W, I, K]
+    lines = torch.zeros(height + width, 1, height, width)  # 1 where a row, then where a column is changed
+    lines[torch.arange(height), 0, torch.arange(height)] = 1
+    lines[height + torch.arange(width), 0, :, torch.arange(width)] = 1
+    changed = given + lines.to(maps) * (3 + noise(1, channels, height, width, seed=1).to(maps))
+    before, again, alone = (asked.capsules(x) for x in (given, given, changed[:1]))
+    after = torch.cat([asked.capsules(some) for some in changed.split(50)])  # [H + W, I, K]
     wrong_if(
         (not before.isfinite().all(), "some capsules are not finite numbers"),
         (not close(again, before), "the same input gives other capsules each time: call layer.eval() first, or take the randomness out"),
-        (not alone, "the capsules of an image change with its batch-mates: squash along the dimensions of a capsule, dim=-1, and not along the batch"),
+        (not close(after[:1], alone, 1e-3), "the capsules of an image change with its batch-mates: squash along the dimensions of a capsule, dim=-1, and not along the batch"),
     )  # fmt: skip
 
     def at_one_place(seen: Tensor) -> Tensor:
-        """[H * W, N]: does number n depend on this place? -> [N]: are these places within one window of the kernel?"""
-        seen = seen.view(height, width, -1)
-        return (_extent(seen.any(dim=1)) <= kernel_size) & (_extent(seen.any(dim=0)) <= kernel_size)
+        """[H + W, N]: does number n depend on this line? -> [N]: do these lines cross within one window of the kernel?"""
+        return (_extent(seen[:height]) <= kernel_size) & (_extent(seen[height:]) <= kernel_size)
 
     seen, size = (after - before).abs() > 1e-5 * before.abs().amax(), before.abs().amax()
     # A squash along the wrong axis multiplies the numbers along it by a common factor. Who depends on what without it?
@@ -133,8 +131,8 @@ def _places(asked: Asked, maps: Tensor, kernel_size: int, squashed: bool) -> Ite
         seen, squashed = capsules, False
     intact = at_one_place(seen.any(dim=2))
     if not intact.all():
-        area = int(seen.any(dim=2).sum(dim=0).median())
-        yield f"{int(intact.sum()):,} of {len(intact):,} capsules look at one place; the others mix several (a typical one depends on {area} places of the input, a {kernel_size} × {kernel_size} window has {kernel_size**2}). You regroup the numbers in memory order, where neighbours are places, not channels: move the K channels of a capsule last before you flatten"
+        rows, columns = (int(x.any(dim=2).sum(dim=0).median()) for x in (seen[:height], seen[height:]))
+        yield f"{int(intact.sum()):,} of {len(intact):,} capsules look at one place; the others mix several (a typical one depends on {rows} rows and {columns} columns of the input, where a window has {kernel_size} of each). You regroup the numbers in memory order, where neighbours are places, not channels: move the K channels of a capsule last before you flatten"
         return
     lengths = before.norm(dim=2)
     if squashed and not (lengths < 1).all():

@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from capsule_lib import routing as library
 from capsule_lib.checks.verdict import Asked, Unwritten, answered, checker, close, combined, compare, noise, wrong_if
+from capsule_lib.device import TorchDispatchMode
 
 # What published routing loops do instead, as changes to `_route`. One of each kind may be made at once.
 ROUTING_MISTAKES = [
@@ -175,7 +175,7 @@ class LargestTensor(TorchDispatchMode):
     numbers = 0
 
     @classmethod
-    def _should_skip_dynamo(cls) -> bool:  # else the first operation imports torch._dynamo, which takes seconds
+    def _should_skip_dynamo(cls) -> bool:  # else the first operation imports the compiler, which takes seconds
         return False
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):

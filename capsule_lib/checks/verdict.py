@@ -27,7 +27,7 @@ REMEDIES = {  # for a result of the wrong kind
 }
 HINTS = {  # for an error, by what its message says
     "in-?place": "Write s = s * f instead of s *= f, because the gradient needs the old numbers",
-    "same device|CUDA|cuda": "Make new tensors where the input is, with device=s.device or torch.zeros_like(s)",
+    "same device|expected device|CUDA|cuda": "Make new tensors where the input is, with device=s.device or torch.zeros_like(s)",
     "numpy": "Stay with tensors, because no gradient passes through NumPy",
     "positional argument": "It is called with ({takes})",
     "view size is not compatible": "Use reshape, or .contiguous() before view",

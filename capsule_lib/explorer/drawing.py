@@ -9,10 +9,7 @@ import traitlets
 from torch import Tensor
 
 from capsule_lib.contract import COUNT
-
-BOX = 20 / 28  # the digit's longer side, as a share of the image's
-PEN = 2.6 / 28  # the pen's width, likewise; see `mnist_like`
-SPECK = 0.03  # a drawing smaller than this share of the pad is taken for a slip of the hand
+from capsule_lib.own_pictures import BOX, PEN, SPECK, middle
 
 
 class DrawingPad(anywidget.AnyWidget):
@@ -61,7 +58,7 @@ def mnist_like(strokes: list, size: int = 28) -> Tensor:
     grid = torch.arange(size, dtype=torch.float64) + 0.5
     ink = _ink([scale * line + place for line in lines], grid, PEN * size)
     columns, rows = ink.sum(dim=0), ink.sum(dim=1)
-    place += size // 2 + 0.5 - torch.stack([columns @ grid, rows @ grid]) / ink.sum()
+    place += middle(size) - torch.stack([columns @ grid, rows @ grid]) / ink.sum()
     return _ink([scale * line + place for line in lines], grid, PEN * size)[None].float()
 
 

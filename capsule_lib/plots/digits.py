@@ -13,11 +13,13 @@ from capsule_lib.contract import COUNT, check_labels, check_tensor
 
 
 def digit_image(image: Tensor, size: int = 280) -> Image.Image:
-    """One grey image, [H, W] or [1, H, W] in 0..1, as ink on paper, enlarged to `size` pixels of height."""
-    check_tensor(image, "image", "[H, W]" if getattr(image, "ndim", 2) != 3 else "[1, H, W]")
+    """One grey image, [H, W] or with axes of 1 before, in 0..1, as ink on paper, enlarged to `size` pixels of height."""
+    check_tensor(image, "image", "[" + "1, " * (getattr(image, "ndim", 2) - 2) + "H, W]")
+    if image.shape[-2:].numel() != image.numel():
+        raise ValueError(
+            f"image must be one grey image, [H, W]; got {list(image.shape)}: take one, and its image.mean(0)"
+        )
     COUNT.check("size", size)
-    if image.dim() == 3 and len(image) != 1:
-        raise ValueError(f"image must be grey, [H, W] or [1, H, W]; got {list(image.shape)}: take image.mean(0)")
     grey = (255 * (1 - image.detach().cpu().reshape(image.shape[-2:]).clamp(0, 1))).byte().numpy()
     height, width = grey.shape
     return Image.fromarray(grey).resize((size * width // height, size), Image.Resampling.NEAREST)

@@ -21,9 +21,10 @@ from tqdm import tqdm
 
 from capsule_lib.data import load_digits
 from capsule_lib.device import choose_device, describe_machine, has_bfloat16
-from capsule_lib.files import write_whole
+from capsule_lib.files import explained, write_whole
 from capsule_lib.model import PRESETS, CapsNet
 from capsule_lib.morphometry import LIVE, dimension_effects
+from capsule_lib.own_pictures import common_shape, split_pictures
 from capsule_lib.training import Trainer, TrainingConfig, evaluate
 from capsule_lib.weights import load_weights, read_card, save_weights
 
@@ -36,6 +37,7 @@ except ImportError:  # Windows has none: there nothing keeps two runs apart
     fcntl = None
 
 CHECKPOINT = "checkpoint.pt"
+DIGITS = ("shipped", "mnist", "fashion")  # what `load_digits` knows by name
 SEAL = b"\nsha256 of all before: "  # stands between a checkpoint's archive and its checksum
 BEGIN_AGAIN = "restore it from a copy, or begin again in another folder"
 
@@ -57,7 +59,12 @@ def train_and_finish(
     checkpoint = find_run(out, resume)  # once more: another process may have begun a run meanwhile
     train_set, validation_set, test_set = split_digits(config.data, config.seed)
     torch.manual_seed(config.seed)
-    net = CapsNet(dataclasses.replace(PRESETS[config.preset], iterations=config.iterations)).to(device)
+    (images, labels), (_, test_labels) = train_set, test_set
+    classes = max(int(labels.max()), int(test_labels.max())) + 1
+    shape = dataclasses.replace(
+        PRESETS[config.preset], iterations=config.iterations, image_shape=tuple(images.shape[1:]), classes=classes
+    )
+    net = CapsNet(shape).to(device)
     trainer = Trainer(net, *train_set, config)
     start, history, best = None, [], None
     if checkpoint:
@@ -119,14 +126,17 @@ def train_and_finish(
                 return 130
     if is_main:
         stop_at_once()  # what is still to be measured can be measured again
-        finish(out, config, start, net, best, test_set, device)
+        finish(out, config, start, net, best, train_set, test_set, device)
     return 0
 
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """The folder, made if need be, for this process alone. The lock dies with the process, however that ends."""
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise explained(error, folder / CHECKPOINT) from error
     handle = os.open(folder, os.O_RDONLY) if fcntl else None
     try:
         if fcntl:
@@ -232,18 +242,25 @@ def begin_with(config: TrainingConfig, net: CapsNet) -> dict:
 
 
 def split_digits(data: str, seed: int) -> tuple[tuple[Tensor, Tensor], ...]:
-    """Training, validation and test set. Up to 5,000 training images are set aside to choose the best epoch.
+    """Training, validation and test set: of digits by name, or of a folder of pictures, which are taken as they are. Up to 5,000
+    training images, at most a tenth, are set aside to choose the best epoch.
 
     The 1,000 shipped test digits come from MNIST's training set; they are left out of it, so that they stay unseen.
     """
-    images, labels = load_digits(data, "train")
+    if data in DIGITS:
+        (images, labels), test_set = load_digits(data, "train"), load_digits(data, "test")
+    elif Path(data).is_dir():
+        size, channels = common_shape(data)
+        (images, labels), test_set = (tuple(p) for p in split_pictures(data, size, None, channels, seed))
+    else:
+        raise ValueError(f"no data set {data!r}: choose one of {', '.join(map(repr, DIGITS))}, or a folder of pictures")
     held_out = {image.numpy().tobytes() for image in load_digits("shipped", "test")[0]}
     keep = torch.tensor([image.numpy().tobytes() not in held_out for image in images])
     images, labels = images[keep], labels[keep]
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
-    aside = min(5_000, len(images) // 10)
+    aside = max(1, min(5_000, len(images) // 10))
     validation, training = order[:aside], order[aside:]
-    return (images[training], labels[training]), (images[validation], labels[validation]), load_digits(data, "test")
+    return (images[training], labels[training]), (images[validation], labels[validation]), test_set
 
 
 def listen_for_stop() -> list[int]:
@@ -328,6 +345,7 @@ def finish(
     start: dict | None,
     net: CapsNet,
     best: dict,
+    train_set: tuple,
     test_set: tuple,
     device: torch.device,
 ) -> None:
@@ -339,8 +357,9 @@ def finish(
         # The file holds float16. What the card says is measured on what will be read back from it.
         net.load_state_dict({name: t.half().float() for name, t in best["weights"].items()})
         test = evaluate(net, *test_set)
-        shipped = test if config.data == "shipped" else evaluate(net, *load_digits("shipped", "test"))
-        effects = dimension_effects(net, *load_digits("shipped", "train"))
+        digits = config.data in DIGITS  # of pictures of a reader's own, the shipped digits are no measure
+        shipped = evaluate(net, *load_digits("shipped", "test")) if digits else test
+        effects = dimension_effects(net, *(load_digits("shipped", "train") if digits else train_set))
         processes = dist.get_world_size() if dist.is_initialized() else 1
         settings = dataclasses.asdict(config)
         card = {
@@ -354,8 +373,11 @@ def finish(
             "validation_error_percent": round(best["validation_error"], 3),
             "test_error_percent": round(test.error, 3),
             "test_mse": round(test.mse, 5),
-            "shipped_test_error_percent": round(shipped.error, 3),
-            "shipped_test_mse": round(shipped.mse, 5),
+            **(
+                {"shipped_test_error_percent": round(shipped.error, 3), "shipped_test_mse": round(shipped.mse, 5)}
+                if digits
+                else {}
+            ),
             "live_dimensions": {str(j): int(row.ge(LIVE).sum()) for j, row in enumerate(effects)},
             "smallest_effect": round(effects.min().item(), 4),
         }
