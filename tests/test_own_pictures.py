@@ -24,18 +24,20 @@ BLUE, BLACK, RED, ORANGE, PENCIL = (40, 60, 180), (35, 35, 40), (200, 40, 50), (
 PAPER = (236, 233, 224)
 
 
-def photo(ink, seed=0, pen=BLACK, paper=PAPER, shadow=None, lines=None, noise=4, specks=0, table=0):
+def photo(ink, seed=0, pen=BLACK, paper=PAPER, shadow=None, lines=(), noise=4, specks=0, table=0):
     """What a camera sees of `ink`, a grey picture of how much of each pixel is covered, on paper that has a texture."""
     random = np.random.default_rng(seed)
     page = Image.new("RGB", ink.size, paper)
     draw = ImageDraw.Draw(page)
-    for place in range(12, ink.width, lines) if lines else ():
-        draw.line([(0, place), (ink.width, place)], (172, 195, 225))
-        draw.line([(place, 0), (place, ink.height)], (172, 195, 225))
+    for axis, step in enumerate(lines):  # between the rows, between the columns
+        for place in range(12, ink.size[1 - axis], step):
+            ends = ([0, place], [ink.width, place]) if axis == 0 else ([place, 0], [place, ink.height])
+            draw.line([*ends[0], *ends[1]], (172, 195, 225))
     page.paste(pen, mask=ink)
     for x, y, radius in random.random((specks, 3)) * (*ink.size, 3):
         draw.ellipse([x - radius, y - radius, x + radius, y + radius], fill=pen)
-    draw.rectangle([0, 0, table * ink.width, ink.height], fill=(70, 50, 35) if table else paper)
+    if table:
+        draw.rectangle([0, 0, table * ink.width, ink.height], fill=(70, 50, 35))
     y, x = np.mgrid[0 : ink.height, 0 : ink.width] / [[[ink.height]], [[ink.width]]]
     light = {
         None: np.ones_like(x),
@@ -101,12 +103,13 @@ def saved(pictures, folder, ending="jpg"):
         ({"side": 70, "at": (10, 160)}, {"shadow": "slope", "pen": RED}),
         ({"side": 150}, {"shadow": "edge", "specks": 10}),
         ({"side": 160}, {"shadow": "soft", "pen": ORANGE}),
-        ({}, {"shadow": "slope", "lines": 27, "pen": BLUE}),
+        ({}, {"shadow": "slope", "lines": (27, 27), "pen": BLUE}),
+        ({}, {"shadow": "slope", "lines": (40,)}),
         ({"side": 160}, {"shadow": "slope", "table": 0.1, "pen": PENCIL}),
         ({}, {"shadow": "slope", "pen": (215, 220, 215), "paper": (45, 70, 55)}),
-        ({"size": (800, 600), "side": 300, "at": (60, 200), "angle": 8}, {"shadow": "soft", "lines": 50, "specks": 8, "pen": BLUE}),
+        ({"size": (800, 600), "side": 300, "at": (60, 200), "angle": 8}, {"shadow": "soft", "lines": (50, 50), "specks": 8, "pen": BLUE}),
     ],
-    ids=["plain", "slope", "10", "-10", "small", "edge", "soft", "squared", "table", "chalk", "all"],
+    ids=["plain", "slope", "10", "-10", "small", "edge", "soft", "squared", "lined", "table", "chalk", "all"],
 )  # fmt: skip
 def test_photos_of_real_digits_are_read(tmp_path, some_digits, small, place, look):
     images, labels = some_digits
@@ -168,7 +171,23 @@ def blank(look):
     return photo(Image.new("L", (WIDTH, HEIGHT)), **look)
 
 
-@pytest.mark.parametrize("look", [{}, {"noise": 0}, {"paper": (30, 30, 30)}], ids=str)
+@pytest.mark.parametrize(
+    "look",
+    [
+        {},
+        {"noise": 0},
+        {"noise": 25},
+        {"specks": 9},
+        {"lines": (27, 27)},
+        {"lines": (40,)},
+        {"shadow": "slope"},
+        {"shadow": "lamp"},
+        {"shadow": "edge"},
+        {"shadow": "soft", "noise": 0},
+        {"paper": (30, 30, 30)},
+    ],
+    ids=str,
+)
 def test_a_blank_page_is_said(tmp_path, look):
     (file,) = saved([blank(look)], tmp_path)
     with pytest.raises(

@@ -13,15 +13,13 @@ from capsule_lib.morphometry import measure
 BOX = 20 / 28  # the digit's longer side, as a share of the image's
 PEN = 2.6 / 28  # the pen's width, likewise; `morphometry.measure` then finds MNIST's mean stroke thickness, 2.7 pixels
 SPECK = 0.03  # what is smaller than this share of the paper is a speck or a slip of the hand, not a digit
-PENS = (
-    2.3 / 28,
-    4 / 28,
-)  # a photographed stroke between these two widths stays as it is, a thinner or thicker one becomes so
+PENS = 2.3 / 28, 4 / 28  # a stroke between these two widths stays as it is, a thinner or thicker one becomes so
 SIDE = 384  # pixels of the photo's longer side while the ink is looked for
 CELL = 4  # pixels of a cell in which parts are joined
 GRID = 112  # pixels of a side while the stroke is measured
 FINE = 4  # samples per pixel and axis in the finished image: grey edges
-FAINTEST = 0.1  # ink takes away at least this share of the paper's light
+FAINTEST, NOISIEST = 0.1, 0.25  # ink lacks at least this share of the paper's light: without noise, and with much
+PALE = 0.3  # what is paler than this share of the darkest ink is a ruled line that touches the digit, not a stroke
 
 
 def middle(size: int) -> float:
@@ -48,13 +46,15 @@ def _ink(photo: Image.Image) -> Tensor:
     # Light ink on dark paper is turned round. The wrong way round all the paper about the ink lacks light: more than the ink.
     grey = min(greys, key=lambda grey: (1 - grey / _highest(grey, SIDE // 4).clamp(min=0.05)).sum())
     # The paper is as light as the lightest near by. Closing leaves the edge of a shadow where it is.
-    paper = -_highest(-_highest(_mean(grey, 5), SIDE // 4), SIDE // 4)
+    reach = SIDE // 8
+    beyond = F.pad(_mean(grey, 5)[None], 4 * [reach], "replicate")[0]  # a shadow goes on where the picture ends
+    paper = -_highest(-_highest(beyond, 2 * reach), 2 * reach)[reach:-reach, reach:-reach]
     return (1 - grey / paper.clamp(min=0.05)).clamp(0, 1)
 
 
 def _digit(ink: Tensor) -> Tensor:
     """The digit's ink alone, cut out [h, w]: no specks, no ruled lines, nothing that comes in at the picture's edge."""
-    low = max(FAINTEST, min(6 * ink.median().item(), ink.max().item() / 2))
+    low = min(max(FAINTEST, 6 * ink.median().item()), NOISIEST)
     values = ink[ink > low]
     high = values.mean()
     for _ in range(8):  # halfway between the means of what is darker and of what is lighter (Ridler and Calvard, 1978)
@@ -86,7 +86,8 @@ def _largest(ink: Tensor) -> tuple[float, Tensor]:
     low = none.scatter_reduce(0, whose, place, "amin", include_self=False)  # [parts, 2], row and column
     high = none.scatter_reduce(0, whose, place, "amax", include_self=False) + 1
     extent = (high - low).amax(dim=1)
-    weight = torch.bincount(number.flatten(), cells.flatten()) * (extent >= SPECK * max(cells.shape))
+    weight = torch.bincount(number.flatten(), cells.flatten())
+    weight *= extent - 2 >= SPECK * max(cells.shape)  # a part may hardly touch the cells in which it begins and ends
     inside = (low > 1).all(dim=1) & (high < torch.tensor(cells.shape) - 1).all(dim=1)
     amount = (weight * inside).max().item()
     weight = weight * inside if amount else weight
@@ -94,7 +95,8 @@ def _largest(ink: Tensor) -> tuple[float, Tensor]:
     close = (low <= high[main] + extent[main] / 3) & (high >= low[main] - extent[main] / 3)
     kept = (weight > 0) & close.all(dim=1) & (extent >= extent[main] / 8)
     pixels = kept[number].repeat_interleave(CELL, 0).repeat_interleave(CELL, 1)[CELL:, CELL:]
-    return amount, ink * pixels[: ink.shape[0], : ink.shape[1]]
+    ink = ink * pixels[: ink.shape[0], : ink.shape[1]]
+    return amount, ink * (ink > PALE * ink.max())
 
 
 def _redrawn(ink: Tensor, size: int) -> Tensor:
