@@ -16,7 +16,7 @@ explore: .venv/installed
 
 test: .venv/installed lint
 	$(BIN)/pytest
-	$(BIN)/pytest --nbval --nbval-cell-timeout=300 $(NOTEBOOKS)
+	$(BIN)/pytest --nbval --nbval-cell-timeout=900 $(NOTEBOOKS)
 
 # Execute from a fresh kernel and store the outputs, without widget state and timings. Then join what the kernel printed in
 # pieces, in a second call: within one, it would be joined before it is executed.
