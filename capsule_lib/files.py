@@ -89,6 +89,11 @@ def read_verified(path: Path, sha256: str, remedy: str) -> bytes:
     return content
 
 
+def read_sums(record: Path) -> dict[str, str]:
+    """SHA-256 by file name, from a list as `sha256sum` writes it; empty where there is no such list."""
+    return dict(line.split()[::-1] for line in record.read_text().splitlines()) if record.is_file() else {}
+
+
 def read_shipped(name: str) -> bytes:
     """Read a file that ships with the course and verify it with data/SHA256SUMS, which lists them all.
 
@@ -96,7 +101,7 @@ def read_shipped(name: str) -> bytes:
         FileNotFoundError, ValueError: as `read_verified`, or a file that the list does not name.
     """
     record = DATA / "SHA256SUMS"
-    sums = dict(line.split()[::-1] for line in record.read_text().splitlines()) if record.is_file() else {}
+    sums = read_sums(record)
     if name not in sums:
         raise ValueError(f"{record} does not name {name}: {RESTORE}, or list it anew with  make sums")
     return read_verified(DATA / name, sums[name], RESTORE)

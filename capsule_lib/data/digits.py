@@ -13,7 +13,7 @@ import psutil
 from safetensors.torch import load
 from torch import Tensor
 
-from capsule_lib.files import DATA, INSTALLED, RESTORE, capsule_home, is_writable, read_verified, write_whole
+from capsule_lib.files import DATA, INSTALLED, RESTORE, capsule_home, is_writable, read_sums, read_verified, write_whole
 
 SHIPPED_SHA256 = "f9687aeb5267a9557fa3c949a8f6bf492353320a9a992d457296d3bfaf52dcda"
 MNIST_SHA256 = {  # of the unpacked files
@@ -95,7 +95,7 @@ def _own_sums(folder: Path) -> dict[str, str]:
     """
     record = folder / "SHA256SUMS"
     there = [file for split in ("train", "test") for file in _files(split) if (folder / file).is_file()]
-    sums = dict(line.split()[::-1] for line in record.read_text().splitlines()) if record.is_file() else {}
+    sums = read_sums(record)
     if new := {file: hashlib.sha256((folder / file).read_bytes()).hexdigest() for file in there if file not in sums}:
         sums |= new
         with contextlib.suppress(OSError):
