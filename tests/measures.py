@@ -9,7 +9,7 @@ import nbformat
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 # What a line that shows begins with: the packages that display, and the names that every figure here has.
-SHOWS = {"print", "display", "plt", "plots", "checks", "figure", "axes", "axis", "left", "right", "top", "bottom"}
+SHOWS = {"print", "display", "plt", "plots", "checks", "figure", "axes", "axis"}
 WORDS = {"caption", "title", "heading", "label"}
 
 
@@ -29,6 +29,8 @@ def kind(statement: ast.stmt) -> str:
         case ast.Import() | ast.ImportFrom():
             return "none"
         case ast.Expr(ast.Constant(str())):  # a docstring
+            return "none"
+        case ast.Expr(value) if ast.unparse(value).startswith("checks.answer("):
             return "none"
         case ast.Assert():
             return "show"
@@ -62,7 +64,9 @@ def lines(source: str) -> tuple[int, int]:
 
     for statement in ast.parse(source).body:
         mark(statement)
-    counted = [k for n, k in kinds.items() if text[n - 1].strip() and not text[n - 1].strip().startswith("#") and k != "none"]
+    counted = [
+        k for n, k in kinds.items() if text[n - 1].strip() and not text[n - 1].strip().startswith("#") and k != "none"
+    ]
     return counted.count("idea"), len(counted)
 
 
@@ -72,13 +76,16 @@ def measure(path: Path) -> dict[str, float]:
     codes = [cell.source for cell in cells if cell.cell_type == "code"]
     ideas, counted = (sum(column) for column in zip(*map(lines, codes), strict=True))
     heights = [len(code.splitlines()) for code in codes]
-    words = sum(len(cell.source.split()) for cell in cells if cell.cell_type == "markdown")
+    titles = [cell.source.split("\n")[0] for cell in cells]
+    exercises = range(titles.index("## Check yourself"), titles.index("## Summary"))  # have minutes of their own
+    read = [cell for n, cell in enumerate(cells) if n not in exercises]
+    words = sum(len(cell.source.split()) for cell in read if cell.cell_type == "markdown")
     return {
         "ideas": ideas / counted,
         "columns": max(len(line) for code in codes for line in code.splitlines()),
         "median": statistics.median(heights),
         "longest": max(heights),
-        "minutes": words / 180 + len(codes),
+        "minutes": words / 180 + sum(cell.cell_type == "code" for cell in read),
     }
 
 
@@ -86,4 +93,6 @@ if __name__ == "__main__":
     print(f"{'notebook':24} ideas columns median longest minutes")
     for path in map(Path, sys.argv[1:] or sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))):
         m = measure(path)
-        print(f"{path.stem:24} {m['ideas']:5.0%} {m['columns']:7} {m['median']:6.0f} {m['longest']:7} {m['minutes']:7.0f}")
+        print(
+            f"{path.stem:24} {m['ideas']:5.0%} {m['columns']:7} {m['median']:6.0f} {m['longest']:7} {m['minutes']:7.0f}"
+        )
