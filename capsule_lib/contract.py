@@ -37,9 +37,8 @@ POSITIVE = Kind("a number above 0", float, lambda x: 0 < x < float("inf"))
 WEIGHT = Kind("0 or a number above it", float, lambda x: 0 <= x < float("inf"))
 SHARE = Kind("a share of 1, from 0 to less than 1", float, lambda x: 0 <= x < 1)
 DEGREES = Kind("degrees from 0 to 180", float, lambda x: 0 <= x <= 180)
-SEED = Kind(
-    "a whole number from 0 to 2**40 - 1", int, lambda n: 0 <= n < 2**40
-)  # times a million it still fits 64 bits
+# A seed times a million still fits into 64 bits.
+SEED = Kind("a whole number from 0 to 2**40 - 1", int, lambda n: 0 <= n < 2**40)
 
 
 def check_sizes(**sizes: object) -> tuple[int, ...]:

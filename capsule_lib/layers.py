@@ -59,9 +59,10 @@ class DigitCaps(nn.Module):
         super().__init__()
         check_sizes(in_capsules=in_capsules, in_dim=in_dim, out_capsules=out_capsules, out_dim=out_dim)
         self.iterations, self.detach = COUNT.check("iterations", iterations), detach
-        # At a standard deviation of 0.1 the untrained classes of the paper's network are short; at 1 every length would be
-        # near 1. Before squash a length grows as 0.1 sqrt(I K D) / J, which is 1.92 in `small` and 3.84 in `paper`. Layers of
-        # other sizes are kept within the same bounds, so that neither many input capsules nor a stack of layers saturates.
+        # At a standard deviation of 0.1 the untrained classes of the paper's network are short; at 1 more than half of them
+        # would be longer than 0.9, where squash is flat. Before squash a length grows as 0.1 sqrt(I K D) / J, which is 1.92 in
+        # `small` and 3.84 in `paper`. Layers of other sizes are kept within the same bounds, so that neither many input
+        # capsules nor a stack of layers saturates.
         unit = out_capsules / math.sqrt(in_capsules * in_dim * out_dim)
         spread = min(max(0.1, 1.9 * unit), 3.9 * unit)
         self.weight = nn.Parameter(spread * torch.randn(out_capsules, in_dim, in_capsules, out_dim))

@@ -18,7 +18,7 @@ def overflow(vector: Sequence[float]):
     squared = (half**2).sum()
     broken = ((1 - 1 / (1 + squared)) / squared.sqrt() * half).float().norm().item()
     right = routing.squash(half).norm().item()
-    says = f"the cancelling form gives |v| = {broken:.3f}, right is {right:.3f}"
+    says = f"the cancelling form gives ‖v‖ = {broken:.3f}, right is {right:.3f}"
     wrong_if(
         (len(half) > 8, f"use at most 8 numbers; these are {len(half)}"),
         (broken != 0 or right < 0.99, f"{says}: it isn't the numbers that have to overflow, but the sum of their squares, beyond 65,504"),

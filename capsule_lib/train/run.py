@@ -86,9 +86,7 @@ def train_and_finish(
 
     if not checkpoint:
         save()
-    elif (
-        is_main
-    ):  # a run that was killed after it wrote one file and before it wrote the other has an epoch too few here
+    elif is_main:  # a run that was killed between the writing of two files has an epoch too few here
         write_whole({out / "metrics.csv": as_csv(history)})
     if is_main:
         print(f"{config.preset} on {config.data}, {len(train_set[0]):,} images, {describe_machine(device)}")
