@@ -77,6 +77,21 @@ def test_predictions_come_true_and_solutions_are_right(path):
     execute(notebook, FOLDER)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("path", PATHS, ids=NAMES)
+def test_any_cell_can_be_run_again(path):
+    """All cells, then all backwards, in one kernel; what was predicted comes true both times."""
+    cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    execute(new_notebook(cells=[new_code_cell(cell.source) for cell in [*cells, *reversed(cells)]]), FOLDER)
+
+
+def test_a_cell_that_can_not_be_run_again_is_found():
+    sources = ["x = 1", "y = x + 1", "x = 'text'"]
+    execute(new_notebook(cells=[new_code_cell(source) for source in sources]), ".")
+    with pytest.raises(nbclient.exceptions.CellExecutionError, match="can only concatenate"):
+        execute(new_notebook(cells=[new_code_cell(source) for source in [*sources, *sources[::-1]]]), ".")
+
+
 # --- the helper itself ----------------------------------------------------------------------------------------------
 
 
