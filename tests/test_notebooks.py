@@ -12,6 +12,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import torch
+from measures import lines, measure
 
 import capsule_lib
 from capsule_lib import model
@@ -57,7 +58,6 @@ def test_hygiene(path):
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     assert set(notebook.metadata) <= {"kernelspec", "language_info"}
     for cell in cells:
-        assert len(cell.source.splitlines()) <= 25, cell.source[:60]
         for out in cell.outputs:
             assert out.output_type != "error"
             text = str(out.get("text", "")) + str(out.get("data", {}).get("text/plain", ""))
@@ -71,10 +71,28 @@ def test_hygiene(path):
 
 
 @pytest.mark.parametrize("path", PATHS, ids=NAMES)
-def test_the_readme_gives_the_minutes_that_the_notebook_gives(path):
+def test_the_code_is_short_and_carries_ideas(path):
+    found = measure(path)
+    assert found["ideas"] >= 0.75 and found["columns"] <= 88 and found["median"] <= 6 and found["longest"] <= 25, found
+
+
+@pytest.mark.parametrize("source, ideas, counted", [
+    ("import torch\n\nx = torch.rand(\n    3,\n)\nprint(x)  # so", 3, 4),
+    ("figure, axes = plt.subplots(2)\nfor axis in axes:\n    axis.plot(x)\nplots.show(figure, caption)", 0, 4),
+    ("for n in range(3):\n    x = x + n\n    print(x)", 2, 3),
+    ("def double(x):\n    return 2 * x\n\n\nassert double(1) == 2\ncaption = f'{x}'", 2, 4),
+    ("my_number = None  # a number\n\nchecks.answer('01.1', my_number)", 0, 0),
+])  # fmt: skip
+def test_what_counts_as_an_idea(source, ideas, counted):
+    assert lines(source) == (ideas, counted)
+
+
+@pytest.mark.parametrize("path", PATHS, ids=NAMES)
+def test_the_minutes_are_those_of_words_and_cells(path):
     readme = (FOLDER.parent / "README.md").read_text()
     (minutes,) = re.findall(rf"\(notebooks/{path.name}\) \| (\d+) \|", readme)
-    assert re.search(rf"\b{minutes} minutes", read(path).cells[0].source)
+    (stated,) = re.findall(r"\*(\d+) minutes to read and run", read(path).cells[0].source)
+    assert minutes == stated and abs(int(minutes) - measure(path)["minutes"]) <= 1, measure(path)
 
 
 @pytest.mark.parametrize("path", PATHS, ids=NAMES)
@@ -90,19 +108,55 @@ def test_shape_of_a_notebook(path):
         "## References",
     ):
         assert part in prose, part
+    assert cells[-1].source.splitlines()[-1].startswith("**Next:** ["), "the last line leads on"
     assert prose.count("### Exercise") >= 3 and prose.count("<summary>Hint</summary>") >= 3
-    solutions = [cell for cell in cells if "solution" in cell.metadata.get("tags", [])]
-    assert len(solutions) >= 3
-    for (
-        cell
-    ) in solutions:  # folded words that tests/solutions.py runs; in the first edition, code that JupyterLab folds
-        if cell.cell_type == "markdown":
-            assert "<details><summary>Solution" in cell.source and "```python" in cell.source
-        else:
-            assert cell.metadata.get("jupyter", {}).get("source_hidden")
-        assert not re.search(r"^(def )?my_\w+\s*[=(]", cell.source, re.M)
+    assert sum("solution" in cell.metadata.get("tags", []) for cell in cells) >= 3
     set_up = next(cell for cell in cells if cell.cell_type == "code").source
-    assert "ModuleNotFoundError" in set_up and "%pip install -e" in set_up
+    assert "ModuleNotFoundError" in set_up and "%pip install -e" in set_up and "checks.progress()" in set_up
+    if "01" <= path.stem[:2] <= "06":
+        top = "".join(cell.source for cell in cells[:3])
+        assert f"](drawings/network-{path.stem[:2]}.svg)" in top
+
+
+PAGES = [
+    *PATHS,
+    FOLDER / "notation.ipynb",
+    *(path for path in FOLDER.parent.glob("*.md")),
+    *FOLDER.parent.glob("data/**/*.md"),
+]
+
+
+def anchors(path):
+    """The places of a page that a link can name: headings, as a code host and as JupyterLab call them, and ids."""
+    headings = [line.lstrip("# ") for line in text_of(path).splitlines() if line.startswith("#")]
+    slugs = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    return slugs | {heading.replace(" ", "-") for heading in headings} | set(re.findall(r'id="([^"]+)"', text_of(path)))
+
+
+def text_of(path):
+    if path.suffix != ".ipynb":
+        return path.read_text(encoding="utf-8")
+    return "\n\n".join(cell.source for cell in read(path).cells if cell.cell_type == "markdown")
+
+
+def broken_links(text, path):
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith(("https://", "http://", "mailto:")):
+            continue
+        file, _, anchor = target.partition("#")
+        to = (path.parent / file).resolve() if file else path
+        if not to.exists() or (anchor and anchor not in anchors(to)):
+            yield target
+
+
+@pytest.mark.parametrize("path", PAGES, ids=[str(path.relative_to(FOLDER.parent)) for path in PAGES])
+def test_every_link_leads_somewhere(path):
+    assert list(broken_links(text_of(path), path)) == []
+
+
+def test_broken_links_are_found():
+    text = "[a](01_squash.ipynb) [b](01_squosh.ipynb) ![c](drawings/none.svg) [d](../MISTAKES.md#mistake-3) [e](../MISTAKES.md#mistake-999)"
+    assert list(broken_links(text, PATHS[0])) == ["01_squosh.ipynb", "drawings/none.svg", "../MISTAKES.md#mistake-999"]
 
 
 def taken_out(notebook, *names, **more):
