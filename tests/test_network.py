@@ -599,7 +599,7 @@ def test_the_default_reconstruction_term_weighs_the_mean_alike_at_any_size(shape
 
 @pytest.mark.slow
 def test_a_few_large_coloured_pictures_are_learned():
-    """80 pictures of 3 x 48 x 64 in two classes. With the sum of 9,216 pixels weighed as that of 784, none of three seeds learns them."""
+    """80 pictures of 3 x 48 x 64 in two classes, three seeds. With the sum of 9,216 pixels weighed as that of 784, none learns them."""
     learned = {}
     for scale in (None, 0.01):
         errors = []
@@ -611,8 +611,8 @@ def test_a_few_large_coloured_pictures_are_learned():
                 y, x = torch.randint(4, 30, (2,)).tolist()
                 images[n, label, y : y + 12, x : x + (24 if label else 8)] += 0.7
             net = CapsNet(CapsNetConfig((3, 48, 64), classes=2, stem_channels=32, types=4))
-            settings = {"batch_size": 16, "seed": seed, "reconstruction_scale": scale}
-            list(train(net, images.clamp(0, 1), labels, 16, **settings))
+            settings = {"batch_size": 16, "learning_rate": 0.001, "seed": seed, "reconstruction_scale": scale}
+            list(train(net, images.clamp(0, 1), labels, 12, **settings))
             errors.append(evaluate(net, images.clamp(0, 1), labels).error)
         learned[scale] = sum(error < 5 for error in errors)
-    assert learned[None] >= 2 and learned[0.01] == 0, learned
+    assert learned == {None: 3, 0.01: 0}
