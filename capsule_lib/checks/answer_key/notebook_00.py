@@ -10,13 +10,13 @@ EXERCISES: dict = {
         mistakes={
             1: "that is how much the *sum* changes",
             2: "that is the sum of the two spots",
-            5: "that is the move",
+            5: "that is how far the spots lie apart",
         },
     ),
     "00.2": checks.centre_of_mass,
     "00.3": Expected(
         2,
-        "dimension 2 of this 3 changes its drawing by 0.40 per pixel",
+        "between its two ends dimension 2 changes this 3 by 0.40 per pixel, as a root of the mean square",
         mistakes={5: "very nearly: one other dimension changes this 3 a little more"},
     ),
 }

@@ -22,7 +22,7 @@ EXERCISES: dict = {
 }
 PREDICTIONS: dict = {
     "02.1": Truth("1,152", "answers.numel() // 8 == 1152"),
-    "02.2": Truth("one channel, 8 places", "(scrambled[0, 0] // 36).unique().numel() == 1"),
+    "02.2": Truth("8 places of a channel", "(scrambled[0, 0] // 36).unique().numel() == 1"),
     "02.3": Truth("none", "not count(scrambled)['one place'].any()"),
     "02.4": Truth("less than 3", "accuracies[0] - accuracies[1] < 0.03"),
     "02.5": Truth("17", "all(right - left + 1 == 17 for _, _, left, right in spans.values())"),
