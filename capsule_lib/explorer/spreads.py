@@ -1,4 +1,4 @@
-"""How far the capsules of real digits spread along each of their numbers: what a knob's turn is measured in."""
+"""How far the capsules of real digits spread along each of their dimensions: what a knob's turn is measured in."""
 
 import json
 from pathlib import Path

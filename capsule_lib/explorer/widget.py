@@ -1,4 +1,4 @@
-"""The explorer: turn a capsule's numbers and watch the digit change, at once.
+"""The explorer: turn a capsule's dimensions and watch the digit change, at once.
 
 Two parts: functions from knobs to capsules to pictures, and `CapsuleExplorer`, the widget that shows them.
 """
@@ -152,7 +152,7 @@ class _View(NamedTuple):
 
 
 class CapsuleExplorer(InWords, widgets.VBox):
-    """Turn the numbers of a class capsule and watch the digit change; the class lengths are those of the changed picture.
+    """Turn the dimensions of a class capsule and watch the digit change; the class lengths are those of the changed picture.
 
         CapsuleExplorer(load_pretrained("small"), load_digits("shipped", "test"), load_spreads("small"))
 
