@@ -9,7 +9,7 @@ from PIL import Image
 
 from capsule_lib.plots.page import card, png
 
-INTERACTIVE = "Interactive: run this notebook to see it move. The picture beside it shows one position."
+INTERACTIVE = "Interactive: run this notebook, and the controls appear here."
 
 
 def live(draw: Callable[..., Figure | Image.Image], **controls: widgets.Widget) -> widgets.VBox:
