@@ -69,7 +69,12 @@ def test_keys_and_notebook_belong_together(path):
         assert not re.search(r"^(def )?my_\w+\s*[=(]", solution(cell), re.M), "a solution overwrites the reader's own"
 
 
-@pytest.mark.parametrize("path", PATHS, ids=NAMES)
+# Notebooks 06 and 08 train and measure for a minute each; nbval runs them in `make test`, and this one in `make test-slow`.
+LONG = {"06", "08"}
+EACH = [pytest.param(path, id=path.stem, marks=pytest.mark.slow if path.stem[:2] in LONG else ()) for path in PATHS]
+
+
+@pytest.mark.parametrize("path", EACH)
 def test_predictions_come_true_and_solutions_are_right(path):
     execute(nbformat.read(path, as_version=4), FOLDER)
 
