@@ -19,12 +19,12 @@ EXERCISES = {
     "05.4": checks.batch_mates,
 }
 PREDICTIONS = {
-    "05.1": Truth("about 40", "30 <= found['100 3s'] <= 55"),
+    "05.1": Truth("about 40", "0.3 < found['the 100 3s'] < 0.55"),
     "05.2": Truth("1024 → 784", "max(rows, key=lambda layer: rows[layer][-1]) == '1024 → 784'"),
     "05.3": Truth("nearly all", "outside > 0.9"),
     "05.4": Truth("this very digit", "final_error < 0.01"),
     "05.5": Truth("yes, each digit", "random_error < 0.01"),
-    "05.6": Truth("learned by heart", "errors['by heart'] == max(errors.values())"),
+    "05.6": Truth("learned by heart", "max(errors, key=lambda name: errors[name][0]) == 'by heart'"),
     "05.7": Truth("vertical position", "min(kept, key=lambda name: kept[name][-1]) == 'vertical position'"),
     "05.8": Truth("more than half", "edge_share > 0.5"),
     "05.9": Truth("a grey cloud", "ink[~present].mean() < 0.02 * ink[present].mean()"),
