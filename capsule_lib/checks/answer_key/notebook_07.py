@@ -65,11 +65,12 @@ EXERCISES: dict = {
 }
 PREDICTIONS: dict = {
     "07.1": Truth(
-        "clearly visible", "(turned[-1] - turned[0]).square().mean().sqrt() > 0.1 and is_four(sheet[0]).all()"
+        "clearly visible",
+        "(turned[-1] - turned[0]).square().mean().sqrt() > 0.1 and (net(turned).lengths.argmax(dim=1) == 4).all()",
     ),
     "07.2": Truth("1.5 to 2 times", "1.5 < sd.max() / sd.min() < 2"),
     "07.3": Truth("about 40", "35 < holds.all(dim=2).all(dim=1).sum() < 45"),
     "07.4": Truth("93 to 96 %", "0.93 < is_four(made_up['each dimension by itself']).float().mean() < 0.96"),
-    "07.5": Truth("slant", "axis_0['slant'].abs().mean() > 30 and axis_0['stroke thickness'].abs().mean() < 0.5"),
+    "07.5": Truth("slant", "morphometry.measure(sweep['0'])['slant'][[0, -1]].diff().abs() > 30"),
     "07.6": Truth("about 50", "40 < (counts == 0).sum() < 60"),
 }
