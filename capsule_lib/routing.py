@@ -5,7 +5,6 @@ building the votes, which is several times faster; the networks use it.
 """
 
 import math
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -111,10 +110,10 @@ def route(
     """
     COUNT.check("iterations", iterations)
     u, weight = check_shapes(u, weight)
-    u = u.transpose(1, 2)
+    u = u.transpose(1, 2).contiguous()  # [B, K, I]
     with without_autocast(u):
         if detach and not torch.compiler.is_compiling():
-            s, *rounds = _Routing.apply(u.contiguous(), weight.contiguous(), iterations, return_couplings)
+            s, *rounds = _Routing.apply(u, weight, iterations, return_couplings)
         else:
             s, *rounds = _routing(u, weight, iterations, detach, return_couplings)
         v = squash(s).transpose(0, 1)
@@ -150,48 +149,51 @@ def _routing(
 ) -> tuple[Tensor, ...]:
     """Procedure 1 for capsules u [B, K, I], cut into pieces along I: the last sums s [J, B, D], then couplings c [J, B, I], of
     all iterations or the last."""
-    us, weights = u.chunk(pieces, dim=2), weight.chunk(pieces, dim=2)
-    inner_us, inner_weights = ([x.detach() for x in xs] if detach else xs for xs in (us, weights))
-    bs = [x.new_zeros(weight.shape[0], x.shape[0], x.shape[2]) for x in us]
-    rounds = [[b.softmax(dim=0) for b in bs]]
-    for _ in range(iterations - 1):
-        v = squash(_sums(inner_us, inner_weights, rounds[-1]))
-        parts = zip(bs, inner_us, inner_weights, strict=True)
-        bs = [b + _times_weight(v, weight).mul_(u).sum(dim=2) for b, u, weight in parts]
-        rounds.append([b.softmax(dim=0) for b in bs])
-    s = _sums(us, weights, rounds[-1])
-    return s, *(torch.cat(c, dim=2) for c in (rounds if all_rounds else rounds[-1:]))
-
-
-def _sums(us: Sequence[Tensor], weights: Sequence[Tensor], cs: Sequence[Tensor]) -> Tensor:
-    """s [J, B, D] from the pieces of u [B, K, I], weight [J, K, I, D] and couplings c [J, B, I]."""
-    return sum(_scaled(u, c) @ _flat(weight) for u, weight, c in zip(us, weights, cs, strict=True))
+    parts = list(zip(u.chunk(pieces, dim=2), weight.chunk(pieces, dim=2), strict=True))
+    b = [u.new_zeros(weight.shape[0], u.shape[0], u_part.shape[2]) for u_part, _ in parts]
+    rounds = []
+    for t in range(iterations):
+        v = squash(s) if t else None
+        s, c = 0, []
+        for n, (u_part, weight_part) in enumerate(parts):
+            w = _flat(weight_part)
+            if t:
+                agreement = _times_weight(v, w, u_part).mul_(u_part).sum(dim=2)
+                b[n] = b[n] + (agreement.detach() if detach else agreement)
+            c.append(b[n].softmax(dim=0))
+            s = s + _scaled(u_part, c[n]) @ w
+        if all_rounds or t == iterations - 1:
+            rounds.append(torch.cat(c, dim=2))
+    return s, *rounds
 
 
 def _gradients(u: Tensor, weight: Tensor, c: Tensor, grad_s: Tensor) -> tuple[Tensor, Tensor]:
-    """The gradients of u and weight that follow from one of s, with constant couplings, piece by piece."""
-    pieces = zip(*(x.chunk(_pieces(u, weight), dim=2) for x in (u, weight, c)), strict=True)
-    grads_u, grads_weight = [], []
-    for u_part, w, c_part in pieces:
-        grads_u.append(_times_weight(grad_s, w).mul_(c_part[:, :, None]).sum(dim=0))
-        grads_weight.append((_scaled(u_part, c_part).transpose(1, 2) @ grad_s).reshape(w.shape))
-    return torch.cat(grads_u, dim=2), torch.cat(grads_weight, dim=2)
+    """The gradients of u and weight that follow from one of s, with constant couplings."""
+    # In one piece where the gradient will be differentiated, because PyTorch does that for each piece with all of it.
+    few = math.ceil(u.shape[2] / (1 if torch.is_grad_enabled() else _pieces(u, weight)))
+    grad_u, grad_weight = grad_s.new_empty(u.shape), grad_s.new_empty(weight.shape)
+    for start in range(0, u.shape[2], few):
+        at = (slice(None), slice(None), slice(start, start + few))  # I is the third axis of all three
+        u_part, weight_part, c_part = u[at], weight[at], c[at]
+        grad_u[at] = _times_weight(grad_s, _flat(weight_part), u_part).mul_(c_part[:, :, None]).sum(dim=0)
+        grad_weight[at] = (_scaled(u_part, c_part).transpose(1, 2) @ grad_s).reshape(weight_part.shape)
+    return grad_u, grad_weight
 
 
+# These reshape and transpose, instead of flatten and mT, because `torch.autograd.functional` maps over those alone.
 def _scaled(u: Tensor, c: Tensor) -> Tensor:
     """c_ij u_i for all i and j: u [B, K, I] and c [J, B, I] -> [J, B, K * I]."""
-    scaled = u * c[:, :, None]
-    return scaled.reshape(*scaled.shape[:2], -1)
+    return (u * c[:, :, None]).reshape(*c.shape[:2], -1)
 
 
 def _flat(weight: Tensor) -> Tensor:
-    """One matrix for each output: weight [J, K, I, D] -> [J, K * I, D]. (A reshape is what `torch.autograd`'s own vmap knows.)"""
+    """One matrix for each output: weight [J, K, I, D] -> [J, K * I, D]."""
     return weight.reshape(weight.shape[0], -1, weight.shape[3])
 
 
-def _times_weight(v: Tensor, weight: Tensor) -> Tensor:
-    """W_ij v_j for all i and j: v [J, B, D] and weight [J, K, I, D] -> [J, B, K, I]."""
-    return (v @ _flat(weight).transpose(1, 2)).reshape(*v.shape[:2], *weight.shape[1:3])
+def _times_weight(v: Tensor, w: Tensor, u: Tensor) -> Tensor:
+    """W_ij v_j for all i and j: v [J, B, D] and w [J, K * I, D] -> [J, B, K, I], as u is [B, K, I]."""
+    return (v @ w.transpose(1, 2)).reshape(-1, *u.shape)
 
 
 class _Routing(torch.autograd.Function):
@@ -220,7 +222,7 @@ class _Routing(torch.autograd.Function):
     def jvp(ctx, u_dot, weight_dot, *_):
         u, weight, c = ctx.saved_tensors
         terms = [(u_dot, weight), (u, weight_dot)]
-        s_dot = sum(_sums([x], [w], [c]) for x, w in terms if x is not None and w is not None)
+        s_dot = sum(_scaled(x, c) @ _flat(w) for x, w in terms if x is not None and w is not None)
         return s_dot, *(ctx.constants * [None])
 
     @staticmethod
