@@ -151,19 +151,17 @@ def _routing(
     all iterations or the last."""
     parts = list(zip(u.chunk(pieces, dim=2), weight.chunk(pieces, dim=2), strict=True))
     b = [u.new_zeros(weight.shape[0], u.shape[0], u_part.shape[2]) for u_part, _ in parts]
-    rounds = []
+    rounds, s = [], None
     for t in range(iterations):
-        v = squash(s) if t else None
-        s, c = 0, []
+        v, s = squash(s) if t else None, 0
         for n, (u_part, weight_part) in enumerate(parts):
             w = _flat(weight_part)
             if t:
                 agreement = _times_weight(v, w, u_part).mul_(u_part).sum(dim=2)
                 b[n] = b[n] + (agreement.detach() if detach else agreement)
-            c.append(b[n].softmax(dim=0))
-            s = s + _scaled(u_part, c[n]) @ w
+            s = s + _scaled(u_part, b[n].softmax(dim=0)) @ w
         if all_rounds or t == iterations - 1:
-            rounds.append(torch.cat(c, dim=2))
+            rounds.append(torch.cat(b, dim=2).softmax(dim=0))
     return s, *rounds
 
 
