@@ -12,6 +12,13 @@ Shape letters, the same everywhere:
     J  output capsules (classes)      D        dimensions of an output capsule
 """
 
+import os
+
+# Between two operations the threads of OpenMP, which PyTorch computes with, by default wait for each other by spinning.
+# Beside other programs they then take processors from those they wait for, and everything takes ten times as long. It is
+# read once, when torch is loaded: where torch comes first, set it in the shell.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 from capsule_lib.data import digit_sets, load_digits, random_shift
 from capsule_lib.device import set_up
 from capsule_lib.layers import Decoder, DigitCaps, PrimaryCaps

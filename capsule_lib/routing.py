@@ -4,6 +4,7 @@
 building the votes, which is several times faster; the networks use it.
 """
 
+import math
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -35,17 +36,13 @@ def squash(s: Tensor, dim: int = -1) -> Tensor:
     # overflows. The value does not depend on m, so m needs no gradient.
     m = s.detach().abs().amax(dim, keepdim=True).clamp(min=1)
     t = s / m
-    squared = t.square().sum(dim, keepdim=True)
-    return t * (_root(squared) / ((1 / m) ** 2 + squared))
+    t_length = length(t, dim, keepdim=True)
+    return t * (t_length / ((1 / m) ** 2 + t_length**2))
 
 
-def length(x: Tensor, dim: int = -1) -> Tensor:
-    """Euclidean length along `dim`, with first and second derivatives of 0, not infinity, at zero."""
-    return _root(x.square().sum(dim))
-
-
-def _root(squared: Tensor) -> Tensor:
-    """Square root; where a squared length is zero or underflows: zero, with derivatives of zero."""
+def length(x: Tensor, dim: int = -1, keepdim: bool = False) -> Tensor:
+    """Euclidean length along `dim`. Where its square is zero or underflows: 0, with first and second derivatives of 0."""
+    squared = x.square().sum(dim, keepdim)
     some = squared > torch.finfo(squared.dtype).tiny
     return torch.where(some, squared, 1).sqrt() * some
 
@@ -97,11 +94,10 @@ def route(
         a_ij = (u_i W_ij) . v_j          = u_i . (W_ij v_j)   multiply v by the weight, then dot with the inputs
 
     That is *more* arithmetic: every sum multiplies by the weight again. What falls is traffic with the memory, which is
-    what votes cost. Two things keep it low. A few images are routed at a time, so that their scaled inputs, I x J x K
-    numbers each, stay in the processor's cache; and the backward pass scales the inputs once more instead of keeping them.
-
-    Both need a gradient written by hand. Where it is not for eager PyTorch to take it (with `detach=False`, beneath
-    `torch.vmap`, in a second derivative, in `torch.compile` and export), the same formulas run on the whole batch.
+    what votes cost. Two things keep it low. A few input capsules are routed at a time, so that their scaled inputs,
+    J x B x K numbers each, stay in the processor's cache; and the backward pass scales the inputs once more instead of
+    keeping them. That takes a gradient written by hand. Where it can't be had (with `detach=False`, beneath `torch.vmap`,
+    in `torch.compile` and export), the same formulas run on all capsules at once, and PyTorch derives the gradient.
 
     Args:
         u: input capsules [B, I, K].
@@ -114,7 +110,7 @@ def route(
     """
     COUNT.check("iterations", iterations)
     u, weight = check_shapes(u, weight)
-    u, weight = u.transpose(1, 2).contiguous(), weight.contiguous()  # u: [B, K, I]
+    u = u.transpose(1, 2).contiguous()  # [B, K, I]
     with without_autocast(u):
         if detach and not torch.compiler.is_compiling():
             s, *rounds = _Routing.apply(u, weight, iterations, return_couplings)
@@ -141,71 +137,69 @@ def without_autocast(x: Tensor) -> AbstractContextManager:
     return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
-def _images_at_a_time(weight: Tensor) -> int:
-    """So many that their scaled inputs, J x K x I each, fill a CPU's cache or a modest part of an accelerator's memory;
-    but at least 8, because every group of images reads the whole weight."""
-    room = 3e6 if weight.device.type == "cpu" else 256e6  # bytes
-    return max(8, int(room / (weight[..., 0].numel() * weight.element_size())))
+def _pieces(u: Tensor, weight: Tensor) -> int:
+    """How many times the scaled inputs of u [B, K, I], J x B x K x I, fill a CPU's cache or a modest part of an accelerator's
+    memory."""
+    room = 3e6 if u.device.type == "cpu" else 256e6  # bytes
+    return math.ceil(len(weight) * u.numel() * u.element_size() / room) or 1
 
 
-def _routing(u: Tensor, weight: Tensor, iterations: int, detach: bool, all_rounds: bool) -> tuple[Tensor, ...]:
-    """Procedure 1 for images u [B, K, I]: the last sums s [J, B, D], then couplings c [J, B, I], of all iterations or the last."""
-    inner_u, inner_weight = (u.detach(), weight.detach()) if detach else (u, weight)
-    b = u.new_zeros(weight.shape[0], u.shape[0], u.shape[2])
-    rounds = [b.softmax(dim=0)]
-    for _ in range(iterations - 1):
-        v = squash(_sums(inner_u, inner_weight, rounds[-1]))
-        b = b + _times_weight(v, inner_weight).mul_(inner_u).sum(dim=2)
-        rounds.append(b.softmax(dim=0))
-    return _sums(u, weight, rounds[-1]), *(rounds if all_rounds else rounds[-1:])
-
-
-def _sums(u: Tensor, weight: Tensor, c: Tensor) -> Tensor:
-    """s [J, B, D] from u [B, K, I], weight [J, K, I, D] and couplings c [J, B, I]."""
-    return _scaled(u, c) @ _flat(weight)
+def _routing(
+    u: Tensor, weight: Tensor, iterations: int, detach: bool, all_rounds: bool, pieces: int = 1
+) -> tuple[Tensor, ...]:
+    """Procedure 1 for capsules u [B, K, I], cut into pieces along I: the last sums s [J, B, D], then couplings c [J, B, I], of
+    all iterations or the last."""
+    parts = list(zip(u.chunk(pieces, dim=2), weight.chunk(pieces, dim=2), strict=True))
+    b = [u.new_zeros(weight.shape[0], u.shape[0], u_part.shape[2]) for u_part, _ in parts]
+    rounds, s = [], None
+    for t in range(iterations):
+        v, s = squash(s) if t else None, 0
+        for n, (u_part, weight_part) in enumerate(parts):
+            w = _flat(weight_part)
+            if t:
+                agreement = _times_weight(v, w, u_part).mul_(u_part).sum(dim=2)
+                b[n] = b[n] + (agreement.detach() if detach else agreement)
+            s = s + _scaled(u_part, b[n].softmax(dim=0)) @ w
+        if all_rounds or t == iterations - 1:
+            rounds.append(torch.cat(b, dim=2).softmax(dim=0))
+    return s, *rounds
 
 
 def _gradients(u: Tensor, weight: Tensor, c: Tensor, grad_s: Tensor) -> tuple[Tensor, Tensor]:
     """The gradients of u and weight that follow from one of s, with constant couplings."""
-    grad_u = (_times_weight(grad_s, weight) * c[:, :, None]).sum(dim=0)
-    return grad_u, (_scaled(u, c).transpose(1, 2) @ grad_s).reshape(weight.shape)
+    # In one piece where the gradient will be differentiated, because PyTorch does that for each piece with all of it.
+    few = math.ceil(u.shape[2] / (1 if torch.is_grad_enabled() else _pieces(u, weight)))
+    grad_u, grad_weight = grad_s.new_empty(u.shape), grad_s.new_empty(weight.shape)
+    for start in range(0, u.shape[2], few):
+        at = (slice(None), slice(None), slice(start, start + few))  # I is the third axis of all three
+        u_part, weight_part, c_part = u[at], weight[at], c[at]
+        grad_u[at] = _times_weight(grad_s, _flat(weight_part), u_part).mul_(c_part[:, :, None]).sum(dim=0)
+        grad_weight[at] = (_scaled(u_part, c_part).transpose(1, 2) @ grad_s).reshape(weight_part.shape)
+    return grad_u, grad_weight
 
 
-def _gradients_in_parts(u: Tensor, weight: Tensor, c: Tensor, grad_s: Tensor) -> tuple[Tensor, Tensor]:
-    """`_gradients`, a few images at a time."""
-    few = _images_at_a_time(weight)
-    first, *parts = zip(u.split(few), c.split(few, dim=1), grad_s.split(few, dim=1), strict=True)
-    grad_u, grad_weight = _gradients(first[0], weight, *first[1:])
-    grads_u = [grad_u]
-    for u_part, c_part, grad_part in parts:
-        _flat(grad_weight).baddbmm_(_scaled(u_part, c_part).transpose(1, 2), grad_part)
-        grads_u.append(_times_weight(grad_part, weight).mul_(c_part[:, :, None]).sum(dim=0))
-    return torch.cat(grads_u), grad_weight
-
-
+# These reshape and transpose, instead of flatten and mT, because `torch.autograd.functional` maps over those alone.
 def _scaled(u: Tensor, c: Tensor) -> Tensor:
     """c_ij u_i for all i and j: u [B, K, I] and c [J, B, I] -> [J, B, K * I]."""
-    scaled = u * c[:, :, None]
-    return scaled.reshape(*scaled.shape[:2], -1)
+    return (u * c[:, :, None]).reshape(*c.shape[:2], -1)
 
 
 def _flat(weight: Tensor) -> Tensor:
-    """One matrix for each output: weight [J, K, I, D] -> [J, K * I, D]. (A reshape is what `torch.autograd`'s own vmap knows.)"""
+    """One matrix for each output: weight [J, K, I, D] -> [J, K * I, D]."""
     return weight.reshape(weight.shape[0], -1, weight.shape[3])
 
 
-def _times_weight(v: Tensor, weight: Tensor) -> Tensor:
-    """W_ij v_j for all i and j: v [J, B, D] and weight [J, K, I, D] -> [J, B, K, I]."""
-    return (v @ _flat(weight).transpose(1, 2)).reshape(*v.shape[:2], *weight.shape[1:3])
+def _times_weight(v: Tensor, w: Tensor, u: Tensor) -> Tensor:
+    """W_ij v_j for all i and j: v [J, B, D] and w [J, K * I, D] -> [J, B, K, I], as u is [B, K, I]."""
+    return (v @ w.transpose(1, 2)).reshape(-1, *u.shape)
 
 
 class _Routing(torch.autograd.Function):
-    """`_routing` with couplings that count as constants, a few images at a time."""
+    """`_routing` with couplings that count as constants, in pieces."""
 
     @staticmethod
     def forward(u, weight, iterations, all_rounds):
-        parts = [_routing(part, weight, iterations, True, all_rounds) for part in u.split(_images_at_a_time(weight))]
-        return tuple(torch.cat(part, dim=1) for part in zip(*parts, strict=True))
+        return _routing(u, weight, iterations, True, all_rounds, _pieces(u, weight))
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -220,15 +214,13 @@ class _Routing(torch.autograd.Function):
     def backward(ctx, grad_s, *_):
         if grad_s is None:  # only the couplings were used
             return None, None, None, None
-        # A derivative of the gradient needs operations that can be differentiated.
-        gradients = _gradients if torch.is_grad_enabled() else _gradients_in_parts
-        return *gradients(*ctx.saved_tensors, grad_s), None, None
+        return *_gradients(*ctx.saved_tensors, grad_s), None, None
 
     @staticmethod
     def jvp(ctx, u_dot, weight_dot, *_):
         u, weight, c = ctx.saved_tensors
         terms = [(u_dot, weight), (u, weight_dot)]
-        s_dot = sum(_sums(*term, c) for term in terms if all(x is not None for x in term))
+        s_dot = sum(_scaled(x, c) @ _flat(w) for x, w in terms if x is not None and w is not None)
         return s_dot, *(ctx.constants * [None])
 
     @staticmethod

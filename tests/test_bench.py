@@ -1,8 +1,11 @@
 """The benchmark: its forms are one and the same layer, and it measures what they hold."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 
 import psutil
 import pytest
@@ -100,8 +103,62 @@ def test_the_table_and_its_file_hold_the_ratios(monkeypatch, tmp_path, capsys):
     assert bench.main() == 0
     result = json.loads((tmp_path / "b.json").read_text())
     assert [row["times_faster"] for row in result["layers"][:3]] == pytest.approx([1, 2, 0.8 / 0.22])
-    assert "3.6x" in capsys.readouterr().out and len(result["steps"]) >= 3
+    said = capsys.readouterr().out
+    assert "3.6x" in said and "128 images, cpu, beside two busy processes" in said and len(result["steps"]) >= 3
     assert len(result["layers"]) == 9 * len(result["machines"])
+    beside = result["beside_two_busy_processes"]
+    assert [row["form"] for row in beside] == list(bench.FORMS)
+    assert [row["times_faster"] for row in beside] == pytest.approx([1, 2, 0.8 / 0.22])
+    assert all((row["device"], row["in_capsules"], row["batch"]) == ("cpu", 1152, 128) for row in beside)
+
+
+def test_two_busy_processes_run_while_one_layer_is_measured_and_at_no_other_time(monkeypatch):
+    seen, before = [], len(psutil.Process().children())
+
+    def measure(function, form, *arguments):
+        seen.append((function.__name__, arguments, len(psutil.Process().children()) - before))
+        return {"forward_s": 0.1, "backward_s": 0.1, "peak_bytes": 100}
+
+    monkeypatch.setattr(bench, "in_own_process", measure)
+    monkeypatch.setattr(bench, "choose_device", lambda: torch.device("cpu"))
+    bench.bench(1)
+    assert [call for *call, busy in seen if busy] == 3 * [["measure_layer", (1152, 128, "cpu")]]
+    assert {busy for *_, busy in seen} == {0, 2} and len(psutil.Process().children()) == before
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_a_busy_process_computes_and_ends_with_its_block_whatever_happens(error):
+    with pytest.raises(error), bench.busy_process() as process:
+        busy = psutil.Process(process.pid)
+        wait_until(lambda: busy.cpu_times().user > 0.2)
+        raise error
+    assert process.poll() is not None and not psutil.pid_exists(process.pid)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_busy_processes_end_with_the_process_that_started_them(number):
+    """Ctrl-C, which reaches them all; and what leaves no time to clear up."""
+    code = "import time; from capsule_lib.bench.measure import busy_process\n"
+    code += "with busy_process() as a, busy_process() as b: print(a.pid, b.pid, flush=True); time.sleep(100)"
+    words = [sys.executable, "-c", code]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True) as process:
+        pids = [int(pid) for pid in process.stdout.readline().split()]
+        time.sleep(0.5)
+        send, to = (os.killpg, os.getpgid(process.pid)) if number == signal.SIGINT else (os.kill, process.pid)
+        send(to, number)
+        process.wait(30)
+    assert len(pids) == 2
+    left = psutil.wait_procs([psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)], timeout=30)[1]
+    for busy in left:
+        busy.kill()
+    assert not left
+
+
+def wait_until(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def test_the_explorers_answer_is_timed_with_its_picture_drawn(monkeypatch):

@@ -6,11 +6,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.autograd import gradcheck
+from torch.autograd import gradcheck, gradgradcheck
 
 from capsule_lib import routing
 from capsule_lib.device import TorchDispatchMode
-from capsule_lib.routing import dynamic_routing, route, squash
+from capsule_lib.routing import dynamic_routing, length, route, squash
 
 FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
@@ -151,6 +151,39 @@ def test_squash_has_the_gradient_of_its_formula(scale, dim):
     assert gradcheck(
         lambda s: squash(s, dim) / scale, s.requires_grad_(), eps=1e-4 * scale, atol=1e-7 / max(1, scale**2)
     )
+
+
+@pytest.mark.parametrize("scale", [1e-4, 0.3, 1.0, 30.0])
+@pytest.mark.parametrize("dim", [-1, 0])
+@pytest.mark.parametrize("function", [squash, length])
+def test_squash_and_length_have_the_second_derivative_of_their_formula(function, dim, scale):
+    s = scale * (0.5 + torch.rand(3, 4, dtype=torch.float64)) * torch.randn(3, 4).sign()
+    assert gradgradcheck(
+        lambda s: function(s, dim), s.requires_grad_(), eps=1e-4 * scale, atol=1e-6 / min(1, scale) ** 2, rtol=1e-5
+    )
+
+
+def second_derivative(function, s):
+    """Of the sum of `function(s)`: along one direction, and then of all entries."""
+    s = s.detach().requires_grad_()
+    (first,) = torch.autograd.grad(function(s).sum(), s, create_graph=True)
+    return torch.autograd.grad(first @ torch.tensor([1.0, -2.0, 0.5], dtype=s.dtype), s)[0]
+
+
+def equation_1(s):
+    return s * s.norm() / (1 + s.norm() ** 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("scale", [0.0, 1e-45, 1e-38, 1e-25, 1e-19, 1e-18, 1e-12, 1e-3, 1.0, 1e4, 1e30])
+def test_squash_has_a_finite_second_derivative_at_every_scale(scale, dtype):
+    s = scale * torch.tensor([0.6, 0.0, -0.8], dtype=dtype)
+    got = second_derivative(squash, s)
+    assert got.isfinite().all()
+    if scale == 0:
+        assert (got == 0).all() and (second_derivative(length, s) == 0).all()
+    elif 1e-18 <= scale <= 1e4:  # where float64 holds the formula as it stands
+        assert relative(got, second_derivative(equation_1, s.double())) < 1e-3
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.bool])
@@ -306,9 +339,9 @@ def test_fewer_than_one_iteration_is_a_clear_error(iterations):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("iterations", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("sizes", SIZES)
-@pytest.mark.parametrize("few", [1, 2, 100])
-def test_route_equals_dynamic_routing_of_the_votes(monkeypatch, few, sizes, iterations, dtype):
-    monkeypatch.setattr(routing, "_images_at_a_time", lambda weight: few)
+@pytest.mark.parametrize("pieces", [1, 2, 3, 100])
+def test_route_equals_dynamic_routing_of_the_votes(monkeypatch, pieces, sizes, iterations, dtype):
+    monkeypatch.setattr(routing, "_pieces", lambda u, weight: pieces)
     u, weight = capsules_and_weight(sizes)  # what is right is worked out in float64
     right, right_c = dynamic_routing(votes_of(u, weight), iterations, return_couplings=True)
     towards = torch.randn_like(right)
@@ -341,10 +374,61 @@ def test_route_takes_every_second_capsule_of_a_larger_tensor():
     torch.testing.assert_close(route(u[:, ::2], weight[:, :, ::2]), right)
 
 
-@pytest.mark.parametrize("few", [1, 2, 100])
-def test_one_iteration_whose_couplings_are_constants_has_the_gradient_of_its_formula(monkeypatch, few):
-    monkeypatch.setattr(routing, "_images_at_a_time", lambda weight: few)
-    assert gradcheck(lambda u, weight: routing.route(u, weight, 1), capsules_and_weight((3, 3, 2, 3, 2)))
+@pytest.mark.parametrize("pieces", [1, 2, 100])
+def test_one_iteration_whose_couplings_are_constants_has_the_gradient_of_its_formula(monkeypatch, pieces):
+    monkeypatch.setattr(routing, "_pieces", lambda u, weight: pieces)
+    inputs = capsules_and_weight((3, 3, 2, 3, 2))
+    assert gradcheck(lambda u, weight: route(u, weight, 1), inputs)
+    assert gradgradcheck(lambda u, weight: route(u, weight, 1), inputs)
+
+
+@pytest.mark.parametrize("iterations", [1, 2, 3])
+def test_the_gradient_through_every_iteration_has_the_derivative_of_its_formula(iterations):
+    assert gradgradcheck(
+        lambda u, weight: route(u, weight, iterations, detach=False), capsules_and_weight((2, 3, 2, 3, 2))
+    )
+
+
+def two_derivatives(v, towards, inputs):
+    """The gradients of v . towards, and those of their squares' sum."""
+    first = torch.autograd.grad((v * towards).sum(), inputs, create_graph=True)
+    return *first, *torch.autograd.grad(sum(g.square().sum() for g in first), inputs)
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 100])
+@pytest.mark.parametrize("iterations", [1, 2, 3])
+@pytest.mark.parametrize("detach", [True, False])
+def test_route_has_the_second_derivatives_of_procedure_1(monkeypatch, detach, iterations, pieces):
+    monkeypatch.setattr(routing, "_pieces", lambda u, weight: pieces)
+    inputs, towards = capsules_and_weight((2, 3, 2, 3, 2)), torch.randn(2, 2, 2, dtype=torch.float64)
+    got = two_derivatives(route(*inputs, iterations, detach=detach), towards, inputs)
+    readable = two_derivatives(dynamic_routing(votes_of(*inputs), iterations, detach=detach), towards, inputs)
+    right = two_derivatives(procedure_1(votes_of(*inputs), iterations, detach)[0], towards, inputs)
+    for a, b, c in zip(got, readable, right, strict=True):
+        assert relative(a, c) < 1e-10 and relative(b, c) < 1e-10
+
+
+@pytest.mark.parametrize("detach", [True, False])
+@pytest.mark.parametrize("zero", ["capsule", "weight", "all"])
+def test_routing_of_zeros_has_finite_second_derivatives(zero, detach):
+    u, weight = (x.detach() for x in capsules_and_weight((2, 3, 2, 3, 2)))
+    if zero != "weight":
+        u[:, slice(None) if zero == "all" else 0] = 0
+    if zero == "weight":  # one output gets nothing but zeros
+        weight[0] = 0
+    inputs = u.requires_grad_(), weight.requires_grad_()
+    towards = torch.randn(2, 2, 2, dtype=torch.float64)
+    got = two_derivatives(route(*inputs, detach=detach), towards, inputs)
+    readable = two_derivatives(dynamic_routing(votes_of(*inputs), detach=detach), towards, inputs)
+    for a, b in zip(got, readable, strict=True):
+        assert a.isfinite().all()
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+def test_the_detached_gradient_of_the_inputs_is_another_than_the_full_one():
+    u, weight = capsules_and_weight((2, 7, 3, 4, 5))
+    once, full = (torch.autograd.grad(route(u, weight, detach=d).square().sum(), u)[0] for d in (True, False))
+    assert relative(once, full) > 0.1
 
 
 class LargestTensor(TorchDispatchMode):
@@ -371,9 +455,12 @@ def test_route_never_builds_the_votes():
     assert largest.numel < B * I * J * K / 1.9
 
 
-@pytest.mark.parametrize(("K", "I", "images"), [(8, 576, 16), (8, 1152, 8), (8, 460_800, 8), (4, 288, 65)])
-def test_images_at_a_time_fill_the_cache_and_are_at_least_8(K, I, images):
-    assert routing._images_at_a_time(torch.empty(10, K, 1, 16).expand(10, K, I, 16)) == images
+@pytest.mark.parametrize(
+    ("B", "K", "I", "pieces"),
+    [(1, 8, 1152, 1), (32, 8, 1152, 4), (128, 8, 1152, 16), (32, 4, 1152, 2), (0, 8, 1152, 1)],
+)
+def test_a_piece_of_the_scaled_inputs_fits_a_cache(B, K, I, pieces):
+    assert routing._pieces(torch.empty(B, K, I), torch.empty(10, K, I, 16)) == pieces
 
 
 @pytest.mark.parametrize("capsules", [(2, 6, 4), (2, 7, 3), (2, 7)])

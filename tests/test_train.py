@@ -1,5 +1,6 @@
 """The training command: what interrupts it, what it refuses, and two processes against one."""
 
+import contextlib
 import csv
 import hashlib
 import io
@@ -61,10 +62,10 @@ def whole(tmp_path_factory):
     return out, time.monotonic() - start
 
 
-def wait_for_an_epoch(out):
-    """Until the run has written that its first epoch is done."""
+def wait_for_an_epoch(out, number="1"):
+    """Until the run has written that this epoch, else its first, is done."""
     end = time.monotonic() + 120
-    while not (out / "metrics.csv").exists() or "1," not in (out / "metrics.csv").read_text():
+    while not (out / "metrics.csv").exists() or f"\n{number}," not in (out / "metrics.csv").read_text():
         assert time.monotonic() < end
         time.sleep(0.01)
 
@@ -120,6 +121,51 @@ def test_killed_between_two_files_a_run_resumes_to_both(whole, tmp_path, name):
     before, after = (read_card(folder / "weights.safetensors") for folder in (whole[0], out))
     before.pop("command"), after.pop("command")  # the folder differs
     assert after == before
+
+
+@contextlib.contextmanager
+def mounted(disk, folder):
+    """An ext4 disk in a file. It commits new names every second, and leaves contents that nobody synced for much later."""
+    folder.mkdir()
+    options = "loop,commit=1,noauto_da_alloc"
+    done = subprocess.run(["mount", "-t", "ext4", "-o", options, disk, folder], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"no disk can be mounted here: {done.stderr}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+def pull_the_plug(disk):
+    """What has reached the disk: a copy that a second one confirms, because it changes meanwhile."""
+    while (copy := disk.read_bytes()) != disk.read_bytes():
+        pass
+    return copy
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (shutil.which("mkfs.ext4") and shutil.which("mount")), reason="needs Linux's tools for disks")
+@pytest.mark.parametrize("after", ["epoch 1", "epoch 3", "the end"])
+def test_after_a_pulled_plug_a_run_resumes_to_the_same_weights_bit_for_bit(whole, tmp_path, after):
+    disk = tmp_path / "disk"
+    with disk.open("wb") as file:
+        file.truncate(64 * 2**20)
+    subprocess.run(["mkfs.ext4", "-q", disk], check=True)
+    with mounted(disk, tmp_path / "before") as folder:
+        process = start("--out", folder / "run", *SHORT)
+        if after == "the end":
+            process.join(120)
+        else:
+            wait_for_an_epoch(folder / "run", after.removeprefix("epoch "))
+        time.sleep(2)  # by now the new names are in the disk's journal
+        left = pull_the_plug(disk)
+        process.kill()
+        process.join()
+    disk.write_bytes(left)
+    with mounted(disk, tmp_path / "after") as folder:
+        assert finish("--out", folder / "run", "--resume") == 0
+        assert_same_run(folder / "run", whole[0])
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

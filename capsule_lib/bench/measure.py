@@ -5,13 +5,17 @@
     python -m capsule_lib.bench --explorer       from a knob of the explorer to its new picture
 
 Every measurement has a process of its own, so that no form inherits memory from another. Forms take turns, and a time is
-the median over all turns: compare the forms of one run, not the times of two.
+the median over all turns: compare the forms of one run, not the times of two. One layer is also measured beside two busy
+processes, as on a laptop or a shared machine.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -33,6 +37,7 @@ from capsule_lib.weights import load_pretrained
 
 K, J, D = 8, 10, 16  # the paper's capsules
 LAYERS = [(1152, 32), (1152, 128), (4608, 32)]  # input capsules (28 and 40 pixels) and images
+BUSY_LAYER = LAYERS[1]  # the one that is also measured beside busy processes
 
 
 class NaiveCaps(DigitCaps):
@@ -153,6 +158,24 @@ def in_own_process(measure: Callable, *arguments) -> dict:
         return pool.submit(measure, *arguments).result()
 
 
+@contextlib.contextmanager
+def busy_process() -> Iterator[subprocess.Popen]:
+    """A process that computes all the time. It ends with the block; and with this process, however that ends, because its
+    input is then at its end."""
+    code = """
+import os, signal, sys, threading
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches it too, and is for the one that started it to answer
+threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0))).start()
+while True:
+    pass
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
 def _loss(net: CapsNet, x: Tensor, y: Tensor, bfloat16: bool) -> Tensor:
     with torch.autocast(x.device.type, torch.bfloat16, enabled=bfloat16):
         out = net(x, y)
@@ -221,6 +244,15 @@ def bench(turns: int) -> dict:
                 result["layers"].append(
                     {"device": device, "in_capsules": in_capsules, "batch": batch, "form": form, **row}
                 )
+        if device == "cpu":
+            in_capsules, batch = BUSY_LAYER
+            print(f"\nrouting layer, {in_capsules:,} capsules, {batch} images, {device}, beside two busy processes")
+            calls = {form: (measure_layer, form, in_capsules, batch, device) for form in FORMS}
+            with busy_process(), busy_process():
+                result["beside_two_busy_processes"] = [
+                    {"device": device, "in_capsules": in_capsules, "batch": batch, "form": form, **row}
+                    for form, row in _compare(calls, turns)
+                ]
         print(f"\ntraining step of the paper's network, 128 images, {device}")
         calls = {form: (measure_step, form, "direct", 128, device) for form in FORMS}
         if device == "cpu":  # elsewhere it is direct
