@@ -32,14 +32,19 @@ def device():
     return device
 
 
-def same(there, here) -> bool:
+def same(there, here, exact=stand_in) -> bool:
     if isinstance(here, torch.Tensor):
         on_cpu = there.detach().cpu()
-        equal = torch.equal(on_cpu, here) if stand_in else torch.allclose(on_cpu, here, rtol=1e-3, atol=1e-4)
+        equal = torch.equal(on_cpu, here) if exact else torch.allclose(on_cpu, here, rtol=1e-3, atol=1e-4)
         return there.device == choose_device() and there.dtype == here.dtype and equal
     if isinstance(here, (list, tuple)):
-        return len(there) == len(here) and all(same(a, b) for a, b in zip(there, here, strict=True))
+        return len(there) == len(here) and all(same(a, b, exact) for a, b in zip(there, here, strict=True))
     return there == here
+
+
+def close(there, here) -> bool:
+    """Of what routing has made: it takes larger pieces than on a processor, so that sums end in other last digits."""
+    return same(there, here, exact=False)
 
 
 class Values:
@@ -250,11 +255,11 @@ def test_the_network(device):
     net = capsule_lib.load_pretrained("small")
     there = copy.deepcopy(net).to(device)
     v = net.encode(images)
-    assert same(there.encode(images), v) and same(there.encode(images.to(device)), v)
-    assert same(there.decode(v[:, 4].to(device), 4), net.decode(v[:, 4], 4))
-    assert same(there.decode(v[:, 4], labels), net.decode(v[:, 4], labels))
+    assert close(there.encode(images), v) and close(there.encode(images.to(device)), v)
+    assert close(there.decode(v[:, 4].to(device), 4), net.decode(v[:, 4], 4))
+    assert close(there.decode(v[:, 4], labels), net.decode(v[:, 4], labels))
     out = there(images.to(device), labels.to(device))
-    assert same([x.detach() for x in out], [x.detach() for x in net(images, labels)])
+    assert close([x.detach() for x in out], [x.detach() for x in net(images, labels)])
     for place in (images, images.to(device)):
         found, expected = evaluate(there, place, labels.to(place.device)), evaluate(net, images, labels)
         assert found.error == expected.error and found.lengths.device.type == "cpu"
@@ -293,13 +298,16 @@ def test_training_and_going_on_with_it(device):
 
 def test_what_is_measured_of_a_network(device):
     images, labels = capsule_lib.load_digits("shipped", "test")
-    images, labels = images[:100], labels[:100]
     net = capsule_lib.load_pretrained("small")
     there = copy.deepcopy(net).to(device)
-    for found, expected in zip(
-        measure_spreads(there, images, labels), measure_spreads(net, images, labels), strict=True
-    ):
-        assert torch.allclose(found.cpu(), expected, atol=1e-3)
+    # 100 digits per class: with fewer than dimensions, the narrowest principal axes would be anybody's guess.
+    spreads = [measure_spreads(n, images, labels) for n in (there, net)]
+    for name, found, expected in zip(spreads[0]._fields, *spreads, strict=True):
+        if "counts" in name:  # a digit on an edge between two bins may fall to either side
+            assert (found.cpu() - expected).abs().sum() < 1e-3 * expected.sum()
+        else:
+            assert torch.allclose(found.cpu(), expected, atol=1e-3)
+    images, labels = images[:100], labels[:100]
     found, expected = (morphometry.dimension_effects(n, images, labels, digits=1) for n in (there, net))
     assert torch.allclose(found.cpu(), expected, atol=1e-4)
     found, expected = morphometry.measure(images[:20].to(device)), morphometry.measure(images[:20])
