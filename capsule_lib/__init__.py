@@ -14,10 +14,11 @@ Shape letters, the same everywhere:
 
 import os
 
-# Between two operations the threads of OpenMP, which PyTorch computes with, by default wait for each other by spinning.
-# Beside other programs they then take processors from those they wait for, and everything takes ten times as long. It is
-# read once, when torch is loaded: where torch comes first, set it in the shell.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Between two operations the threads of OpenMP, which PyTorch computes with, wait for each other by spinning, 300,000 times
+# before they sleep. Beside other programs they take processors from those they wait for, and everything takes ten times as
+# long; if they slept at once, waking them would cost as much as the work between. It is read once, when torch is loaded:
+# where torch comes first, set it in the shell. (It is read by libgomp, on Linux.)
+os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 from capsule_lib.data import digit_sets, load_digits, random_shift
 from capsule_lib.device import set_up

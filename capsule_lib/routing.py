@@ -159,7 +159,10 @@ def _routing(
             if t:
                 agreement = _times_weight(v, w, u_part).mul_(u_part).sum(dim=2)
                 b[n] = b[n] + (agreement.detach() if detach else agreement)
-            s = s + _scaled(u_part, b[n].softmax(dim=0)) @ w
+                scaled = _scaled(u_part, b[n].softmax(dim=0))
+            else:  # all couplings are equal, and so are the scaled inputs of all outputs
+                scaled = (u_part / len(w)).reshape(1, u_part.shape[0], -1).expand(len(w), -1, -1)
+            s = s + scaled @ w
         if all_rounds or t == iterations - 1:
             rounds.append(torch.cat(b, dim=2).softmax(dim=0))
     return s, *rounds
