@@ -130,7 +130,9 @@ def _blurred(images: Tensor, deviations: Tensor) -> Tensor:
     kernel = torch.softmax(-0.5 * (x / deviations.clamp(min=1e-3)[:, None]) ** 2, dim=1)  # [N, 19]
     batch, channels, height, width = images.shape
     for size, pad in (((1, -1), (reach, reach, 0, 0)), ((-1, 1), (0, 0, reach, reach))):
-        weight = kernel.repeat_interleave(channels, 0).view(batch * channels, 1, *((2 * reach + 1) if n < 0 else 1 for n in size))
+        weight = kernel.repeat_interleave(channels, 0).view(
+            batch * channels, 1, *((2 * reach + 1) if n < 0 else 1 for n in size)
+        )
         flat = F.pad(images.reshape(1, batch * channels, height, width), pad)
         images = F.conv2d(flat, weight, groups=batch * channels).view(batch, channels, height, width)
     return images

@@ -43,9 +43,20 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("experiment", choices=["robustness"], help="which experiment")
-    parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="its record, a JSON file; if it is there, it goes on")
-    parser.add_argument("--data", default="shipped", choices=["shipped", "mnist", "fashion"], help="which pictures (default: shipped)")
-    parser.add_argument("--networks", nargs="+", default=[*NETWORKS], choices=[*NETWORKS], metavar="NETWORK", help=f"some of {', '.join(map(repr, NETWORKS))} (default: all)")
+    parser.add_argument(
+        "--out", required=True, type=Path, metavar="FILE", help="its record, a JSON file; if it is there, it goes on"
+    )
+    parser.add_argument(
+        "--data", default="shipped", choices=["shipped", "mnist", "fashion"], help="which pictures (default: shipped)"
+    )
+    parser.add_argument(
+        "--networks",
+        nargs="+",
+        default=[*NETWORKS],
+        choices=[*NETWORKS],
+        metavar="NETWORK",
+        help=f"some of {', '.join(map(repr, NETWORKS))} (default: all)",
+    )
     parser.add_argument("--quick", action="store_true", help="everything once and tiny, in a minute")
     given = parser.parse_args()
     try:
@@ -89,7 +100,13 @@ def plan(experiment: Robustness, networks: list[str], record: Record) -> Iterato
     for network in networks:
         for rate in s["learning_rates"]:
             pictures = s["tuning_digits"] * (3 * s["tuning_epochs"] + 1)
-            yield Task(f"{network}, learning rate {rate}", network, pictures, 28, lambda n=network, r=rate: experiment.tune(n, r))
+            yield Task(
+                f"{network}, learning rate {rate}",
+                network,
+                pictures,
+                28,
+                lambda n=network, r=rate: experiment.tune(n, r),
+            )
 
     def rate_of(network: str) -> float:
         tries = [c for c in record.cells.values() if c["kind"] == "learning rate" and c["network"] == network]
@@ -106,4 +123,10 @@ def plan(experiment: Robustness, networks: list[str], record: Record) -> Iterato
                         lambda n=network, z=size, i=seed, p=placed: experiment.cell(n, z, i, rate_of(n), p),
                     )  # fmt: skip
         for features in ("untrained", "pixels") if set(networks) & set(READ_OUT) else ():
-            yield Task(f"read-out of {features}, seed {seed}", "small", 0, 28, lambda f=features, i=seed: experiment.control(f, i))
+            yield Task(
+                f"read-out of {features}, seed {seed}",
+                "small",
+                0,
+                28,
+                lambda f=features, i=seed: experiment.control(f, i),
+            )

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from capsule_lib.contract import COUNT, check_pictures
 from capsule_lib.losses import margin_loss
-from capsule_lib.model import PRESETS, CapsNet, CapsNetConfig, CapsNetOutput
+from capsule_lib.model import PRESETS, CapsNet, CapsNetOutput
 
 CLASSES = 10
 LAST = 160  # width of the CNN's last layer: that of ten class capsules of 16 dimensions

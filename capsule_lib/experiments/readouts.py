@@ -48,7 +48,9 @@ def read_out(fit: tuple[Tensor, Tensor, Tensor], unseen: tuple[Tensor, Tensor, T
     for j in fit[2].unique().tolist():
         (x, y), (new_x, new_y) = (tuple(t[part[2] == j].double() for t in part[:2]) for part in (fit, unseen))
         if len(x) < WIDTH + 2 or len(new_x) < 2:
-            raise ValueError(f"class {j} has {len(x)} digits to fit on and {len(new_x)} to test: {WIDTH + 2} and 2 are needed")
+            raise ValueError(
+                f"class {j} has {len(x)} digits to fit on and {len(new_x)} to test: {WIDTH + 2} and 2 are needed"
+            )
         mean, new_y, y = x.mean(0), new_y - y.mean(), y - y.mean()
         x, new_x = x - mean, new_x - mean
         if x.shape[1] > WIDTH:

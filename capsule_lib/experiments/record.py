@@ -1,9 +1,12 @@
 """The record of an experiment: one JSON file that is whole after every finished cell, and refuses cells of another kind."""
 
 import json
+import math
 import platform
 import shlex
+import statistics
 import sys
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -69,8 +72,34 @@ class Record:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{self.path} is not the record of an experiment ({error!r}): {ANOTHER}") from error
         if differs := [line for key in self.head for line in _differences(key, there.get(key), self.head[key])]:
-            raise ValueError(f"{self.path} was made otherwise, and cells are not mixed: {'; '.join(differs)}: {ANOTHER}")
+            raise ValueError(
+                f"{self.path} was made otherwise, and cells are not mixed: {'; '.join(differs)}: {ANOTHER}"
+            )
         return there
+
+
+def by_network(record: dict, value: Callable[[dict], float], **which) -> dict[str, tuple[float, float]]:
+    """What the seeds of each network gave: mean and standard deviation, NaN of a single seed.
+
+        record = json.loads(read_shipped("experiments/robustness.json"))
+        by_network(record, lambda cell: cell["errors"]["turned 30°"], kind="digits", size=4_000)["CNN"]
+
+    Args:
+        value: what counts of a cell.
+        which: entries of the cells that count. Those without a network are read-outs of `features`, and stand under their name.
+
+    Raises:
+        ValueError: the record has no such cell.
+    """
+    values: dict[str, list[float]] = {}
+    for cell in record["cells"].values():
+        if which.items() <= cell.items():
+            values.setdefault(cell.get("network") or cell["features"], []).append(value(cell))
+    if not values:
+        raise ValueError(
+            f"no cell of this record has {which}: its kinds are {sorted({c['kind'] for c in record['cells'].values()})}"
+        )
+    return {name: (statistics.mean(v), statistics.stdev(v) if len(v) > 1 else math.nan) for name, v in values.items()}
 
 
 def _differences(name: str, there: object, here: object) -> list[str]:

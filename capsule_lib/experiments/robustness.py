@@ -221,6 +221,8 @@ def placed_at_random(images: Tensor, seed: int) -> Tensor:
 
 def flops(net: nn.Module, pixels: int) -> int:
     """Floating-point operations of one picture's forward pass, in matrix products and convolutions: a multiply-add counts as two."""
-    with FlopCounterMode(display=False) as counter:  # with gradients: without, attention takes a path that is not counted
+    with FlopCounterMode(
+        display=False
+    ) as counter:  # with gradients: without, attention takes a path that is not counted
         net(torch.zeros(1, 1, pixels, pixels, device=next(net.parameters()).device))
     return counter.get_total_flops()
