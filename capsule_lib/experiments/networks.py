@@ -80,10 +80,13 @@ def vgg_11(pixels: int) -> Classifier:
     made for 7 x 7 places and 1,000 classes, become the one that scores."""
     from torchvision.models import vgg11_bn
 
-    net = vgg11_bn(init_weights=True)
-    net.features[0] = nn.Conv2d(1, 64, 3, padding=3)
-    net.avgpool, net.classifier = nn.AdaptiveAvgPool2d(1), nn.Identity()
-    return Classifier(net, 512)
+    with torch.device("meta"):  # no random numbers are drawn for the 120 million weights of the linear layers
+        layers = vgg11_bn(init_weights=False).features
+    for layer in layers.to_empty(device="cpu"):
+        if hasattr(layer, "reset_parameters"):
+            layer.reset_parameters()
+    layers[0] = nn.Conv2d(1, 64, 3, padding=3)
+    return Classifier(nn.Sequential(layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()), 512)
 
 
 def vit(pixels: int) -> Classifier:
