@@ -373,6 +373,16 @@ def test_a_record_goes_on_and_keeps_its_commands(tmp_path):
     assert there["settings"]["seeds"] == [0, 1] and "cpu" in there["machine"]
 
 
+def test_two_processes_may_add_to_one_record_and_what_a_killed_one_left_is_cleared_away(tmp_path):
+    path = tmp_path / "r.json"
+    (tmp_path / ".r.json.999999999").write_text("{")
+    one, two = record(path), record(path)
+    one.add("a", {"x": 1})
+    two.add("b", {"x": 2})
+    one.add("c", {"x": 3})
+    assert json.loads(path.read_text())["cells"].keys() == {"a", "b", "c"} and [*tmp_path.iterdir()] == [path]
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

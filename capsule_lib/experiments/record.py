@@ -10,6 +10,7 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
+import psutil
 import torch
 
 from capsule_lib.device import describe_machine
@@ -35,9 +36,7 @@ class Record:
         OSError: the file can't be written.
     """
 
-    def __init__(
-        self, path: Path, experiment: str, number: int, settings: dict, device: torch.device, command: str
-    ):  # fmt: skip
+    def __init__(self, path: Path, experiment: str, number: int, settings: dict, device: torch.device, command: str):
         libraries = {name: version(name) for name in ("torch", "torchvision")}
         self.path = path
         self.head = {
@@ -48,13 +47,19 @@ class Record:
             "versions": {"python": platform.python_version(), **libraries},
         }
         there = self._read()
+        for left in path.parent.glob(f".{path.name}.*"):  # by a process that was killed while it wrote
+            if not psutil.pid_exists(int(left.suffix[1:])):
+                left.unlink(missing_ok=True)
         self.commands = [*dict.fromkeys([*there.get("commands", []), command])]
         self.cells: dict[str, dict] = there.get("cells", {})
         self._write()
 
     def add(self, name: str, cell: dict) -> None:
-        """Write a finished cell. Whoever stops the process loses at most the cell under way."""
-        self.cells[name] = cell
+        """Write a finished cell, beside those that another process may have written meanwhile.
+
+        Whoever stops the process loses at most the cell under way.
+        """
+        self.cells |= self._read().get("cells", {}) | {name: cell}
         self._write()
 
     def _write(self) -> None:

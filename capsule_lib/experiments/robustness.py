@@ -30,43 +30,37 @@ CONDITIONS = {  # what the test digits are put through
 }
 
 
+PASSES = {100: 60, 300: 40, 1_000: 25, 4_000: 15, 59_000: 10}  # over so many training digits
+PLACED_PASSES = {4_000: 10, 59_000: 8}  # over digits placed on 40 x 40
+SIZES = {"shipped": (100, 300, 1_000, 4_000), "mnist": (59_000,), "fashion": (100, 300, 1_000, 4_000, 59_000)}
+
+
 def recipe(data: str = "shipped", quick: bool = False) -> dict:
     """All settings of the experiment on 'shipped', 'mnist' or 'fashion', as they stand in the record.
 
-    Sizes are whole sets where they are 59,000: MNIST without the 1,000 shipped test digits, and as many clothes.
+    Sizes are whole sets where they are 59,000: MNIST without the 1,000 shipped test digits, and as many clothes. 'stop_at' is
+    the error in % on upright digits at which networks are compared, besides the comparison of what they are in the end.
+
+    Raises:
+        ValueError: an unknown data set.
     """
-    passes = {100: 60, 300: 40, 1_000: 25, 4_000: 15, 59_000: 10}
-    sizes = {"shipped": (100, 300, 1_000, 4_000), "mnist": (59_000,), "fashion": tuple(passes)}
-    if data not in sizes:
-        raise ValueError(f"no data set {data!r}: choose one of {', '.join(map(repr, sizes))}")
-    full = {
-        "epochs": {str(size): passes[size] for size in sizes[data]},
-        "placed_epochs": {str(size): {4_000: 10, 59_000: 8}[size] for size in sizes[data] if size >= 4_000},
-        # Where several networks are compared as soon as they have the same error on upright digits: that error in %.
-        "stop_at": {"4000": 4.0, "59000": 1.0} if data != "fashion" else {"4000": 20.0, "59000": 12.0},
+    if data not in SIZES:
+        raise ValueError(f"no data set {data!r}: choose one of {', '.join(map(repr, SIZES))}")
+    settings = {
+        "data": data, "quick": quick, "batch_size": 32, "seeds": [0, 1, 2],
+        "learning_rates": [0.0003, 0.001, 0.003], "tuning_digits": 1_000, "tuning_epochs": 20,
+        "epochs": {str(size): PASSES[size] for size in SIZES[data]},
+        "placed_epochs": {str(size): PLACED_PASSES[size] for size in SIZES[data] if size in PLACED_PASSES},
+        "stop_at": {"4000": 20.0, "59000": 12.0} if data == "fashion" else {"4000": 4.0, "59000": 1.0},
         "check_every": 25,  # steps
-        "seeds": [0, 1, 2],
-        "learning_rates": [0.0003, 0.001, 0.003],
-        "tuning_digits": 1_000,
-        "tuning_epochs": 20,
-        "test_digits": 2_000,
-        "read_out_digits": 2_000,
-        "all_test_digits": 10_000,
-    }
+        "test_digits": 2_000, "read_out_digits": 2_000, "all_test_digits": 10_000,
+    }  # fmt: skip
     tiny = {
-        "epochs": {"200": 1},
-        "placed_epochs": {"200": 1},
-        "stop_at": {"200": 100.0},
-        "check_every": 5,
-        "seeds": [0],
-        "learning_rates": [0.001, 0.003],
-        "tuning_digits": 50,
-        "tuning_epochs": 1,
-        "test_digits": 30,
-        "read_out_digits": 100,
-        "all_test_digits": 100,
-    }
-    return {"data": data, "quick": quick, "batch_size": 32, **(tiny if quick else full)}
+        "seeds": [0], "learning_rates": [0.001, 0.003], "tuning_digits": 50, "tuning_epochs": 1,
+        "epochs": {"200": 1}, "placed_epochs": {"200": 1}, "stop_at": {"200": 100.0}, "check_every": 5,
+        "test_digits": 30, "read_out_digits": 100, "all_test_digits": 100,
+    }  # fmt: skip
+    return settings | (tiny if quick else {})
 
 
 class Robustness:
@@ -75,17 +69,20 @@ class Robustness:
         experiment = Robustness(recipe())
         experiment.cell("CNN", size=100, seed=0, learning_rate=0.001)["errors"]["turned 30°"]
 
-    Training digits are balanced, and drawn anew for each seed. Nothing is chosen by the test digits: those of MNIST or
-    Fashion-MNIST; the 1,000 shipped ones where the rest of MNIST is not at hand.
+    Training digits are balanced, and drawn anew for each seed. The official test digits measure, and nothing is chosen by
+    them; where they are not at hand, the 1,000 shipped ones do, and also say when a network is stopped.
 
     Args:
         settings: as `recipe` gives them.
+
+    Attributes:
         progress: called with the number of pictures (as forward passes) after each stretch of work.
     """
 
-    def __init__(self, settings: dict, progress: Callable[[int], object] = lambda pictures: None):
+    def __init__(self, settings: dict):
         data, count = settings["data"], settings["all_test_digits"]
-        self.settings, self.progress, self.device = settings, progress, choose_device()
+        self.settings, self.device = settings, choose_device()
+        self.progress: Callable[[int], object] = lambda pictures: None
         self.pool, self.test_name = load_digits(data, "train"), data
         if data == "fashion":
             images, labels = self.pool
@@ -224,8 +221,9 @@ def placed_at_random(images: Tensor, seed: int) -> Tensor:
 
 def flops(net: nn.Module, pixels: int) -> int:
     """Floating-point operations of one picture's forward pass, in matrix products and convolutions: a multiply-add counts as two."""
+    blank = torch.zeros(1, 1, pixels, pixels, device=next(net.parameters()).device)
     with FlopCounterMode(
         display=False
-    ) as counter:  # with gradients: without, attention takes a path that is not counted
-        net(torch.zeros(1, 1, pixels, pixels, device=next(net.parameters()).device))
+    ) as counter:  # gradients stay on: without, attention takes a path that isn't counted
+        net(blank)
     return counter.get_total_flops()
