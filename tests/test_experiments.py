@@ -16,6 +16,7 @@ from capsule_lib.experiments import (
     CONDITIONS,
     NETWORKS,
     QUANTITIES,
+    Classifier,
     Robustness,
     build,
     by_network,
@@ -28,11 +29,10 @@ from capsule_lib.experiments import (
     run,
 )
 from capsule_lib.experiments import command as command_module
-from capsule_lib.experiments.networks import Classifier
 from capsule_lib.experiments.record import Record
 from capsule_lib.experiments.robustness import MARGIN, READ_OUT, VERSION, flops, placed_at_random
 from capsule_lib.morphometry import measure
-from capsule_lib.training import Trainer, TrainingConfig
+from capsule_lib.training import Trainer, TrainingConfig, train
 
 ROOT = Path(__file__).parent.parent
 
@@ -91,6 +91,7 @@ def test_strokes_are_widened_and_narrowed_by_whole_pixels_and_parts_of_them():
     bar[..., 4:24, 12:15] = 1
     widths = [transform(bar, "thicken", a)[0, 0, 14].sum().item() for a in (-2, -1, 0, 0.5, 1, 2, 4)]
     assert widths == pytest.approx([1, 2, 3, 3.5, 4, 5, 7], abs=1e-5)
+    assert transform(bar, "thicken", 2)[0, 0, 14, 11:16].tolist() == 5 * [1]  # to both sides
     grey = transform(0.6 * bar, "thicken", 2)
     assert grey.max().item() == pytest.approx(0.6) and grey[0, 0, 14].sum().item() == pytest.approx(3.0)
 
@@ -159,11 +160,12 @@ def test_transformations_take_pictures_only():
 
 def test_affnist_has_its_recipe():
     images = torch.zeros(1000, 1, 28, 28)
-    images[:, :, 5:23, 13:15] = 1  # an upright bar, 18 pixels tall and 2 wide
+    images[:, :, 4:22, 10:12] = 1  # an upright bar, 18 pixels tall and 2 wide, not in the middle
     out = affnist(images)
     assert out.shape == (1000, 1, 40, 40) and out.min() >= 0 and out.max() <= 1
     area = out.sum((1, 2, 3)) / images[0].sum()  # width times height; nothing is cut off
     assert 0.6 < area.min() < 0.72 and 1.28 < area.max() < 1.5 and area.mean().item() == pytest.approx(1, abs=0.02)
+    assert area.std().item() == pytest.approx(0.4 / 12**0.5 * 2**0.5, abs=0.015)  # width and height are drawn apart
     slant = measure(out)["slant"]
     # Turned by up to 20 degrees, and sheared by up to atan(0.2 times width over height) besides.
     turned = affnist(images.transpose(2, 3))  # a bar that lies: the shear changes nothing of it
@@ -287,8 +289,10 @@ def test_the_trainer_takes_another_loss_and_another_largest_shift():
         rows, columns = seen[-1].nonzero()[:, 2:].T
         for places in (rows, columns):
             assert {p - 20 for p in places.tolist()} == set(range(-most, most + 1))
+    (epoch,) = train(net, image, torch.arange(200) % 10, 1, loss_of(net), learning_rate=1e-6)
     cross_entropy = nn.CrossEntropyLoss()(torch.zeros(5, 10), torch.arange(5)).item()
     assert trainer.end_epoch().margin == pytest.approx(cross_entropy, abs=0.5)
+    assert epoch.margin == pytest.approx(cross_entropy, abs=0.5)
 
 
 # Read-outs

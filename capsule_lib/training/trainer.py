@@ -156,16 +156,18 @@ class Trainer:
         return ["net", "optimizer", "schedule", *(["ema_model"] if self.ema_model else [])]
 
 
-def train(net: CapsNet, images: Tensor, labels: Tensor, epochs: int, **settings) -> Iterator[Epoch]:
+def train(
+    net: CapsNet, images: Tensor, labels: Tensor, epochs: int, loss: Callable = margin_loss, **settings
+) -> Iterator[Epoch]:
     """Train `net` and hand back an `Epoch` after each pass, so that you can look, save or stop in between.
 
         for epoch in train(net, images, labels, epochs=12):
             print(epoch)
 
     The network is in training mode while it trains, and in evaluation mode whenever you hold an `Epoch`.
-    `settings` are other fields of `TrainingConfig`; `Trainer` says how it trains, and what errors it raises.
+    `settings` are other fields of `TrainingConfig`; `Trainer` says how it trains, with which `loss`, and what errors it raises.
     """
-    trainer = Trainer(net, images, labels, TrainingConfig(epochs=epochs, **settings))
+    trainer = Trainer(net, images, labels, TrainingConfig(epochs=epochs, **settings), loss)
     with tqdm(total=epochs * trainer.steps_per_epoch) as bar:
         for number in range(1, epochs + 1):
             bar.set_description(f"epoch {number}/{epochs}")
