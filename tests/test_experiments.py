@@ -218,6 +218,15 @@ def test_the_cnn_has_as_many_parameters_as_small_without_its_decoder(pixels):
     assert last_features(build("CNN", pixels), noise(2, 1, pixels, pixels), torch.arange(2)).shape == (2, 160)
 
 
+def test_what_is_read_out_is_the_label_s_capsule_or_what_the_last_layer_takes():
+    images, labels = noise(300, 1, 28, 28), torch.arange(300) % 10
+    small, cnn = build("small"), build("CNN")
+    capsules = small(images).capsules
+    torch.testing.assert_close(last_features(small, images, labels)[13], capsules[13, 3])
+    with torch.no_grad():
+        torch.testing.assert_close(cnn.scores(last_features(cnn, images, labels)), cnn(images).lengths)
+
+
 def test_the_controls_differ_from_small_in_one_thing():
     small, uniform, without, pooled = (
         build(n) for n in ("small", "uniform couplings", "no reconstruction", "global pooling")

@@ -222,8 +222,7 @@ def placed_at_random(images: Tensor, seed: int) -> Tensor:
 def flops(net: nn.Module, pixels: int) -> int:
     """Floating-point operations of one picture's forward pass, in matrix products and convolutions: a multiply-add counts as two."""
     blank = torch.zeros(1, 1, pixels, pixels, device=next(net.parameters()).device)
-    with FlopCounterMode(
-        display=False
-    ) as counter:  # gradients stay on: without, attention takes a path that isn't counted
+    # Gradients stay on: without them, attention takes a path that isn't counted.
+    with FlopCounterMode(display=False) as counter:
         net(blank)
     return counter.get_total_flops()
