@@ -36,6 +36,8 @@ FUNCTIONS = {  # what each is under shift, turn, scale, slant: invariant, equiva
     "a Python number": (lambda p: float(p.sum()), "iiei"),
     "NumPy": (lambda p: p.numpy().sum(), "iiei"),
     "the same of all": (lambda p: torch.tensor(3.0), "iiii"),
+    "ink near the edge": (lambda p: p[:, 25].sum(), "n???"),
+    "sum, and ink near the edge": (lambda p: (p.sum(), p[:, 25].sum()), "n???"),
     "standard deviation": (lambda p: p.std(), "ii?i"),
     "area": (lambda p: (p > 0.1).sum(), "ii?i"),
     "centre": (centre, "eeee"),
@@ -84,6 +86,8 @@ def test_a_family_can_be_ones_own():
     assert checks.equivariance(centre, mirrored, "equivariant")
     assert checks.equivariance(lambda p: p.roll(1, 0), mirrored, "neither")
     assert checks.equivariance(lambda p: p * 2, mirrored, "equivariant")
+    across = [lambda p: p.roll(3, 0), lambda p: p.roll(3, 1)]  # the second moves no row
+    assert checks.equivariance(lambda p: centre(p)[0], across, "equivariant")
 
 
 @pytest.mark.parametrize(

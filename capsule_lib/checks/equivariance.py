@@ -75,8 +75,6 @@ def equivariance(
 
 def _judge(asked: Asked, pictures: Tensor, before: Tensor, moves: Sequence[tuple[str, Callable]]) -> tuple[str, str]:
     """Which of `KINDS` the function is, and what shows it."""
-    if not (before.std(0) > 1e-6 * before.abs().amax().clamp(min=1e-30)).any():
-        return "invariant", ". But it says the same of every picture, moved or not"
     is_picture = asked(pictures[0]).shape == pictures[0].shape
     wrong_if((not is_picture and before.shape[1] > MOST, f"your function returns {before.shape[1]} numbers: up to {MOST} can be judged, or a picture of the same size"))  # fmt: skip
     limit, stays, worst, culprit = LOST[is_picture], True, 0.0, ""
@@ -87,7 +85,8 @@ def _judge(asked: Asked, pictures: Tensor, before: Tensor, moves: Sequence[tuple
             moved = torch.stack([_moved(move, p, name) for p in pictures])
         wrong_if((torch.equal(moved, pictures), f"the move {name} leaves every picture as it is: nothing can be learned from it"))  # fmt: skip
         after = _numbers(asked, moved)
-        stays &= _unexplained(after, before, before) < limit
+        usual = torch.cat([before, after])
+        stays &= _unexplained(after, before, usual) < limit
         if is_picture:
             along = torch.stack([_moved(move, row.view_as(p), name).flatten() for row, p in zip(before, pictures, strict=True)])  # fmt: skip
             share = _unexplained(after.flatten()[:, None], along.flatten()[:, None], after.flatten()[:, None])
@@ -96,11 +95,12 @@ def _judge(asked: Asked, pictures: Tensor, before: Tensor, moves: Sequence[tuple
             scale = before.std(0).clamp(min=1e-12)
             inputs = torch.cat([(before - before.mean(0)) / scale, torch.ones(len(before), 1).double()], 1)
             fitted = torch.linalg.lstsq(inputs[:half], after[:half], driver="gelsd").solution
-            share = _unexplained(after[half:], inputs[half:] @ fitted, torch.cat([before, after]))
+            share = _unexplained(after[half:], inputs[half:] @ fitted, usual)
         if share > worst:
             worst, culprit = share, name
     if stays:
-        return "invariant", ""
+        same = torch.allclose(before, before[:1].expand_as(before))
+        return "invariant", ". But it says the same of every picture, moved or not" * same
     if worst < limit:
         return "equivariant", ""
     return (
@@ -112,7 +112,9 @@ def _judge(asked: Asked, pictures: Tensor, before: Tensor, moves: Sequence[tuple
 def _unexplained(after: Tensor, expected: Tensor, usual: Tensor) -> float:
     """The largest share, over the numbers of a row, of the usual variance that is off from what was expected."""
     variance = usual.var(0)
-    varies = variance > 1e-10 * variance.max()
+    varies = variance > 1e-10 * usual.square().mean(0).max()
+    if not varies.any():
+        return 0.0
     return ((after - expected).square().mean(0)[varies] / variance[varies]).max().item()
 
 
