@@ -56,9 +56,9 @@ def recipe(data: str = "shipped", quick: bool = False) -> dict:
         "test_digits": 2_000, "read_out_digits": 2_000, "all_test_digits": 10_000,
     }  # fmt: skip
     tiny = {
-        "seeds": [0], "learning_rates": [0.001, 0.003], "tuning_digits": 50, "tuning_epochs": 1,
+        "seeds": [0], "learning_rates": [0.001, 0.003], "tuning_digits": 30, "tuning_epochs": 1,
         "epochs": {"200": 1}, "placed_epochs": {"200": 1}, "stop_at": {"200": 100.0}, "check_every": 5,
-        "test_digits": 30, "read_out_digits": 100, "all_test_digits": 100,
+        "test_digits": 20, "read_out_digits": 100, "all_test_digits": 100,
     }  # fmt: skip
     return settings | (tiny if quick else {})
 
