@@ -176,6 +176,7 @@ def test_the_margin_loss_takes_lengths_only(wrong):
         *[(name, value) for name in ("epochs", "batch_size", "iterations") for value in (0, -1, 2.5, "3", None, True)],
         *[("learning_rate", value) for value in (0, -2e-3, math.nan, math.inf, "fast")],
         *[(name, value) for name in ("scaling", "ema_decay") for value in (1, 1.5, -0.1, math.nan)],
+        *[("max_shift", value) for value in (-1, 2.5, "3", None)],
         *[("rotation", value) for value in (-1, 181, math.nan)],
         *[("reconstruction_scale", value) for value in (-1, math.inf)],
         *[("seed", value) for value in (-1, 2**63, 0.5)],

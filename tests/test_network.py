@@ -333,7 +333,7 @@ def bars(size: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def without_shifts(monkeypatch):
-    monkeypatch.setattr(TRAINING, "shift", lambda images, _: images)
+    monkeypatch.setattr(TRAINING, "shift", lambda images, *_: images)
 
 
 def test_images_and_labels_stay_together_and_every_pass_has_its_own_order(monkeypatch):

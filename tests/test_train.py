@@ -439,7 +439,7 @@ def test_the_move_of_an_image_depends_on_seed_epoch_and_image_alone(monkeypatch)
         training.epoch = epochs
         monkeypatch.setattr(
             "capsule_lib.training.trainer.shift",
-            lambda x, draws: found.update(zip(map(key, x), draws.tolist(), strict=True)) or x,
+            lambda x, draws, most: found.update(zip(map(key, x), draws.tolist(), strict=True)) or x,
         )
         list(training.steps())
         return found

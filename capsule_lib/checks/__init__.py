@@ -11,6 +11,7 @@ each family of them. Whatever a checker is given, it answers in words; only what
 
 from capsule_lib.checks.answers import answer
 from capsule_lib.checks.capsules import primary_caps, regroup, squash
+from capsule_lib.checks.equivariance import equivariance
 from capsule_lib.checks.found import (
     batch_mates,
     derivative,
@@ -31,6 +32,6 @@ from capsule_lib.checks.verdict import Verdict
 
 __all__ = [
     "Verdict", "agreements", "answer", "batch_mates", "capsule_layer", "centre_of_mass", "couplings", "denormalise", "derivative",
-    "diagnosis", "dynamic_routing", "effects", "flattery", "images", "knobs", "margin_loss", "mask", "misleading_loss",
+    "diagnosis", "dynamic_routing", "effects", "equivariance", "flattery", "images", "knobs", "margin_loss", "mask", "misleading_loss",
     "overflow", "overtaking", "places_seen", "predict", "primary_caps", "progress", "random_shift", "reconstruction_loss", "regroup", "repairs", "squash",
 ]  # fmt: skip

@@ -3,7 +3,7 @@
 import dataclasses
 from dataclasses import dataclass, field
 
-from capsule_lib.contract import COUNT, DEGREES, POSITIVE, SEED, SHARE, WEIGHT
+from capsule_lib.contract import COUNT, DEGREES, POSITIVE, SEED, SHARE, WEIGHT, WHOLE
 from capsule_lib.model import PRESETS
 
 
@@ -33,6 +33,7 @@ class TrainingConfig:
         None, WEIGHT, "weight of the squared error, summed over an image's pixels; the paper's is 0.0005; "
         "by default 0.01 at 784 pixels, and so much at other sizes that the mean has the same weight",
     )  # fmt: skip
+    max_shift: int = _setting(2, WHOLE, "shift each training image by up to so many pixels, both ways")
     rotation: float = _setting(0.0, DEGREES, "rotate each training image by up to so many degrees, both ways")
     scaling: float = _setting(0.0, SHARE, "change the size of each training image by up to this share, both ways")
     ema_decay: float = _setting(

@@ -1,7 +1,7 @@
 """A training, step by step: it can stop and go on after any of them, and several processes can share it."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -41,6 +41,8 @@ class Trainer:
         net: trained where it is; it stays on its device.
         images: [N, C, H, W], values in 0..1, not shifted; on any device.
         labels: [N], class numbers.
+        loss: of scores [B, J] and labels [B]. Another network than a CapsNet, without a decoder, can be trained with another loss; what
+            it returns has its scores as `lengths`.
         config: the settings. With an `ema_decay` of 0.999, say, `measured` is a second network, whose weights are after each
             step 0.999 of what they were and 0.001 of those of `net`; with 0, `measured` is `net` itself.
 
@@ -49,14 +51,16 @@ class Trainer:
         FloatingPointError: in `steps`, a loss or weights that are not finite.
     """
 
-    def __init__(self, net: CapsNet, images: Tensor, labels: Tensor, config: TrainingConfig):
+    def __init__(
+        self, net: CapsNet, images: Tensor, labels: Tensor, config: TrainingConfig, loss: Callable = margin_loss
+    ):
         config_of_net = getattr(
             net, "config", None
         )  # notebook 06's own network has none, and is checked in its first step
         check_pictures(images, config_of_net and config_of_net.image_shape)
         labels = check_labels(labels, len(images), config_of_net and config_of_net.classes)
         weight = next(net.parameters())
-        self.net, self.config, self.device = net, config, weight.device
+        self.net, self.config, self.loss, self.device = net, config, loss, weight.device
         self.images, self.labels = images.to(self.device, weight.dtype), labels.to(self.device)
         self.shared = dist.is_initialized()
         self.processes, self.rank = (dist.get_world_size(), dist.get_rank()) if self.shared else (1, 0)
@@ -92,10 +96,10 @@ class Trainer:
         x, y, own_draws = self.images[own], self.labels[own], draws[own].to(self.device)
         if self.config.rotation or self.config.scaling:
             x = rotate_and_scale(x, own_draws[:, 2:], self.config.rotation, self.config.scaling)
-        x = shift(x, own_draws[:, :2])
+        x = shift(x, own_draws[:, :2], self.config.max_shift)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
             out = self.parallel(x, y)
-        margin = margin_loss(out.lengths, y)
+        margin = self.loss(out.lengths, y)
         redrawn = 0 * margin
         if self.net.decoder:
             redrawn = reconstruction_loss(out.reconstruction, x, self.config.scale_for(x[0].numel()))
@@ -152,16 +156,18 @@ class Trainer:
         return ["net", "optimizer", "schedule", *(["ema_model"] if self.ema_model else [])]
 
 
-def train(net: CapsNet, images: Tensor, labels: Tensor, epochs: int, **settings) -> Iterator[Epoch]:
+def train(
+    net: CapsNet, images: Tensor, labels: Tensor, epochs: int, loss: Callable = margin_loss, **settings
+) -> Iterator[Epoch]:
     """Train `net` and hand back an `Epoch` after each pass, so that you can look, save or stop in between.
 
         for epoch in train(net, images, labels, epochs=12):
             print(epoch)
 
     The network is in training mode while it trains, and in evaluation mode whenever you hold an `Epoch`.
-    `settings` are other fields of `TrainingConfig`; `Trainer` says how it trains, and what errors it raises.
+    `settings` are other fields of `TrainingConfig`; `Trainer` says how it trains, with which `loss`, and what errors it raises.
     """
-    trainer = Trainer(net, images, labels, TrainingConfig(epochs=epochs, **settings))
+    trainer = Trainer(net, images, labels, TrainingConfig(epochs=epochs, **settings), loss)
     with tqdm(total=epochs * trainer.steps_per_epoch) as bar:
         for number in range(1, epochs + 1):
             bar.set_description(f"epoch {number}/{epochs}")

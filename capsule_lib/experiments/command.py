@@ -1,0 +1,124 @@
+"""The command: which cells an experiment has, in which order, what is done already, and how long the rest takes."""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+from capsule_lib.device import choose_device, describe_machine
+from capsule_lib.experiments.networks import NETWORKS, build
+from capsule_lib.experiments.record import Record, this_command
+from capsule_lib.experiments.robustness import CONDITIONS, READ_OUT, SIZES, VERSION, Robustness, flops, recipe
+
+EXAMPLES = """
+examples:
+  python -m capsule_lib.experiments robustness --out robustness.json
+      100 to 4,000 digits, 8 networks, 3 seeds: up to four hours; after it was stopped, by anything, the same command goes on
+  python -m capsule_lib.experiments robustness --out robustness-mnist.json --data mnist --networks small CNN
+      all of MNIST; later with other networks into the same file
+  python -m capsule_lib.experiments robustness --out try.json --quick
+      everything once and tiny, to see that it works
+"""
+BAR = "{percentage:3.0f} % |{bar}| {elapsed} < {remaining}, {desc}"
+
+
+class Task(NamedTuple):
+    """A cell to come: its name, its network, for pictures of which size, how many forward passes it takes, and what computes it."""
+
+    name: str
+    network: str
+    pixels: int
+    pictures: int
+    compute: Callable[[], dict]
+
+
+def main() -> int:
+    """Run the command with the arguments that the process was given; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        "python -m capsule_lib.experiments",
+        description="Measure what the course claims, and write a record that the notebooks quote.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("experiment", choices=["robustness"], help="which experiment")
+    words = "its record, a JSON file; if it is there, it goes on"
+    add("--out", required=True, type=Path, metavar="FILE", help=words)
+    add("--data", default="shipped", choices=[*SIZES], help="which pictures (default: shipped)")
+    words = f"some of {', '.join(map(repr, NETWORKS))} (default: all)"
+    add("--networks", nargs="+", default=[*NETWORKS], choices=[*NETWORKS], metavar="NETWORK", help=words)
+    add("--quick", action="store_true", help="everything once and tiny, in a minute")
+    given = parser.parse_args()
+    try:
+        run(given.out, given.data, given.quick, given.networks, this_command())
+    except KeyboardInterrupt:
+        print(f"\nstopped: every finished cell is in {given.out}; the same command goes on", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, FloatingPointError) as error:
+        print(f"\nerror: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def run(out: Path, data: str, quick: bool, networks: list[str], command: str) -> None:
+    """Compute the cells that the record `out` does not have yet, each written as soon as it is finished.
+
+    Raises:
+        ValueError: an unknown network or data set, or a record that can't go on: see `Record`.
+        FileNotFoundError: MNIST or Fashion-MNIST is not at hand.
+    """
+    settings, device = recipe(data, quick), choose_device()
+    experiment = Robustness(settings)
+    facts = {"conditions": CONDITIONS, "test": experiment.test_name}
+    record = Record(out, "robustness", VERSION, settings | facts, device, command)
+    tasks = list(plan(experiment, networks, record))
+    costs = {key: flops(build(*key), key[1]) / 1e12 for key in {(task.network, task.pixels) for task in tasks}}
+    left = [task for task in tasks if task.name not in record.cells]
+    print(f"robustness on {data}, {describe_machine(device)}: {len(left)} of {len(tasks)} cells to do")
+    ends = [0.0]
+    for task in left:
+        ends.append(ends[-1] + task.pictures * costs[task.network, task.pixels])
+    with tqdm(total=ends[-1], smoothing=0, bar_format=BAR, mininterval=0.5 if sys.stderr.isatty() else 30) as bar:
+        for task, end in zip(left, ends[1:], strict=True):
+
+            def progress(pictures: int, cost: float = costs[task.network, task.pixels], end: float = end) -> None:
+                bar.update(min(pictures * cost, end - bar.n))
+
+            experiment.progress = progress
+            bar.set_description_str(task.name, refresh=False)
+            record.add(task.name, task.compute())
+            bar.update(end - bar.n)
+    print(f"done: {len(record.cells)} cells in {out}")
+
+
+def plan(experiment: Robustness, networks: list[str], record: Record) -> Iterator[Task]:
+    """All cells: first the tries at learning rates, of which each network's best is taken; then one seed after the other."""
+    s = experiment.settings
+    for network in networks:
+        for rate in s["learning_rates"]:
+            pictures = s["tuning_digits"] * (3 * s["tuning_epochs"] + 1)
+            compute = partial(experiment.tune, network, rate)
+            yield Task(f"{network}, learning rate {rate}", network, 28, pictures, compute)
+
+    def best_rate(network: str) -> float:
+        tries = [c for c in record.cells.values() if c["kind"] == "learning rate" and c["network"] == network]
+        return min((c["validation_error"], c["learning_rate"]) for c in tries)[1]
+
+    def compute_cell(network: str, size: int, seed: int, placed: bool) -> dict:
+        return experiment.cell(network, size, seed, best_rate(network), placed)
+
+    for seed in s["seeds"]:
+        for placed, pixels, key, tests in ((False, 28, "epochs", len(CONDITIONS)), (True, 40, "placed_epochs", 2)):
+            for size, epochs in s[key].items():
+                for network in networks:
+                    name = f"{network}, {size} digits{' placed on 40 x 40' * placed}, seed {seed}"
+                    pictures = 3 * int(size) * epochs + 2 * tests * s["test_digits"] + s["all_test_digits"]
+                    yield Task(name, network, pixels, pictures, partial(compute_cell, network, int(size), seed, placed))
+        if set(networks) & set(READ_OUT):
+            for features in ("untrained", "pixels"):
+                compute = partial(experiment.control, features, seed)
+                yield Task(f"read-out of {features}, seed {seed}", "small", 28, 0, compute)
