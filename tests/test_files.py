@@ -458,13 +458,18 @@ def test_the_records_of_benchmarks_are_quoted_as_they_are():
         if row["form"] == "vote-free"
     ]
     rows += [
+        (f"routing layer, {row['in_capsules']:,} capsules, {row['batch']} images, beside two busy processes", row)
+        for row in bench["beside_two_busy_processes"]
+        if row["form"] == "vote-free"
+    ]
+    rows += [
         (f"training step of the paper's network, {row['form']}{where}", row)
         for record, where in [(bench, ""), (without_bfloat16, ", on a machine without bfloat16")]
         for row in record["steps"]
         if row["form"].startswith("vote-free")
     ]
-    lines = [f"| {name} | {row['times_faster']:.0f} | {row['times_less_memory']:.0f} |" for name, row in rows[:3]]
-    lines += [f"| {name} | {row['times_faster']:.1f} | {row['times_less_memory']:.1f} |" for name, row in rows[3:]]
+    lines = [f"| {name} | {row['times_faster']:.0f} | {row['times_less_memory']:.0f} |" for name, row in rows[:4]]
+    lines += [f"| {name} | {row['times_faster']:.1f} | {row['times_less_memory']:.1f} |" for name, row in rows[4:]]
     assert rows_of(page, "times less memory") == lines
     in_readme = rows_of(ROOT / "README.md", "times less memory")
     assert len(in_readme) == 3 and set(in_readme) <= set(lines)
