@@ -9,7 +9,8 @@ from capsule_lib.checks.verdict import Asked, checker, compare, noise
 
 def knobs(turns):
     """Whether the notebook's 4, its capsule turned, is read as a 9."""
-    from capsule_lib import load_digits, load_pretrained
+    from capsule_lib.data import load_digits
+    from capsule_lib.weights import load_pretrained
 
     net = load_pretrained("small")
     fours = {}
