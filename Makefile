@@ -14,9 +14,12 @@ lab: .venv/installed
 explore: .venv/installed
 	$(BIN)/voila $(VOILA_FLAGS) capsule_lib/explorer/explore.ipynb
 
+# The notebooks are executed once, as copies with two more kinds of cells: the truth of a prediction and the solution of an exercise.
 test: .venv/installed lint
 	$(BIN)/pytest
-	$(BIN)/pytest --nbval --nbval-cell-timeout=900 $(NOTEBOOKS)
+	rm -rf build/notebooks
+	$(BIN)/python tests/solutions.py build/notebooks $(NOTEBOOKS)
+	$(BIN)/pytest --nbval --nbval-cell-timeout=900 build/notebooks
 
 # Execute from a fresh kernel and store the outputs, without widget state and timings. Then join what the kernel printed in
 # pieces, in a second call: within one, it would be joined before it is executed.

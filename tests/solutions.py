@@ -1,14 +1,20 @@
-"""What a notebook says in words, executed: its folded solutions, and the measurements behind its predictions."""
+"""What a notebook says in words, executed: its folded solutions, and the measurements behind its predictions.
+
+python tests/solutions.py FOLDER NOTEBOOKS    writes such copies of the notebooks, for nbval
+"""
 
 import ast
 import copy
 import re
+import sys
+from pathlib import Path
 
 import nbclient
 import nbformat
 
 from capsule_lib.checks.answer_key import look_up
 
+UNCOMPARED = {"tags": ["nbval-ignore-output"]}
 FENCE = re.compile(r"^```python\n(.*?)^```$", re.M | re.S)
 
 
@@ -54,12 +60,19 @@ def executable(notebook):
         for key in asked(cell, "predict"):
             truth = look_up("predictions", key)
             source = f"assert ({truth.measured}), 'prediction {key}: measured otherwise than the answer key says'"
-            whole.cells.append(nbformat.v4.new_code_cell(source))
+            whole.cells.append(nbformat.v4.new_code_cell(source, metadata=UNCOMPARED))
         if code := solution(cell):
-            whole.cells.append(nbformat.v4.new_code_cell(proving(code)))
+            whole.cells.append(nbformat.v4.new_code_cell(proving(code), metadata=UNCOMPARED))
     return whole
 
 
 def execute(notebook, folder) -> None:
     """Run all cells of `executable` in a fresh kernel, and raise where one fails."""
     nbclient.NotebookClient(executable(notebook), timeout=300, resources={"metadata": {"path": str(folder)}}).execute()
+
+
+if __name__ == "__main__":
+    folder, *paths = map(Path, sys.argv[1:])
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in paths:
+        nbformat.write(executable(nbformat.read(path, as_version=4)), folder / path.name)
