@@ -35,9 +35,8 @@ def digit_rows(rows: dict[str, Tensor], titles: Sequence = (), size: float = 0.9
     figure, axes = plt.subplots(len(rows), 1, figsize=(size * count + 1.6, size * len(rows) + 0.4), squeeze=False)
     for axis, (name, images) in zip(axes[:, 0], rows.items(), strict=True):
         padded = torch.nn.functional.pad(images.detach().cpu()[:, 0], (1, 1, 1, 1))
-        axis.imshow(
-            np.hstack(list(padded.numpy())), vmin=0, vmax=1
-        )  # one picture: one per digit takes 100 times as long
+        # One picture of them all: one per digit takes 100 times as long.
+        axis.imshow(np.hstack(list(padded.numpy())), vmin=0, vmax=1)
         axis.axis("off")
         axis.text(-0.01, 0.5, name, transform=axis.transAxes, ha="right", va="center")
     for n, title in enumerate(titles):

@@ -54,9 +54,8 @@ class Trainer:
     def __init__(
         self, net: CapsNet, images: Tensor, labels: Tensor, config: TrainingConfig, loss: Callable = margin_loss
     ):
-        config_of_net = getattr(
-            net, "config", None
-        )  # notebook 06's own network has none, and is checked in its first step
+        # Notebook 06's own network has none, and is checked in its first step.
+        config_of_net = getattr(net, "config", None)
         check_pictures(images, config_of_net and config_of_net.image_shape)
         labels = check_labels(labels, len(images), config_of_net and config_of_net.classes)
         weight = next(net.parameters())
