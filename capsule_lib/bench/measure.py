@@ -224,6 +224,14 @@ def _peak_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS; since the process began
 
 
+def _layer_rows(in_capsules: int, batch: int, device: str, turns: int, where: str = "") -> list[dict]:
+    """One layer in all forms: its rows in the record, under a heading that says `where` it was measured."""
+    print(f"\nrouting layer, {in_capsules:,} capsules, {batch} images, {device}{where}")
+    calls = {form: (measure_layer, form, in_capsules, batch, device) for form in FORMS}
+    of = {"device": device, "in_capsules": in_capsules, "batch": batch}
+    return [of | {"form": form, **row} for form, row in _compare(calls, turns)]
+
+
 def bench(turns: int) -> dict:
     """Measure all layers and steps. Prints a table as it goes."""
     accelerator = choose_device()
@@ -238,21 +246,11 @@ def bench(turns: int) -> dict:
         print(line)
     for device in devices:
         for in_capsules, batch in LAYERS:
-            print(f"\nrouting layer, {in_capsules:,} capsules, {batch} images, {device}")
-            calls = {form: (measure_layer, form, in_capsules, batch, device) for form in FORMS}
-            for form, row in _compare(calls, turns):
-                result["layers"].append(
-                    {"device": device, "in_capsules": in_capsules, "batch": batch, "form": form, **row}
-                )
+            result["layers"] += _layer_rows(in_capsules, batch, device, turns)
         if device == "cpu":
-            in_capsules, batch = BUSY_LAYER
-            print(f"\nrouting layer, {in_capsules:,} capsules, {batch} images, {device}, beside two busy processes")
-            calls = {form: (measure_layer, form, in_capsules, batch, device) for form in FORMS}
             with busy_process(), busy_process():
-                result["beside_two_busy_processes"] = [
-                    {"device": device, "in_capsules": in_capsules, "batch": batch, "form": form, **row}
-                    for form, row in _compare(calls, turns)
-                ]
+                rows = _layer_rows(*BUSY_LAYER, device, turns, ", beside two busy processes")
+            result["beside_two_busy_processes"] = rows
         print(f"\ntraining step of the paper's network, 128 images, {device}")
         calls = {form: (measure_step, form, "direct", 128, device) for form in FORMS}
         if device == "cpu":  # elsewhere it is direct
