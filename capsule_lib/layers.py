@@ -16,14 +16,19 @@ class PrimaryCaps(nn.Module):
     [B, C, H, W] -> [B, I, K] with I = types x H' x W' capsules of K = `dim` dimensions. The K dimensions of a capsule
     all come from one place of the feature map. Capsules are ordered by type, then row, then column.
 
-    There is no ReLU: it would confine the vectors to one orthant.
+    There is no ReLU: it would confine the vectors to one orthant. With `depthwise` each dimension comes from a
+    channel of its own, C = types x K, so that the layer has C times fewer weights (Mazzia et al. 2021).
     """
 
-    def __init__(self, in_channels: int, types: int, dim: int, kernel_size: int = 9, stride: int = 2):
+    def __init__(
+        self, in_channels: int, types: int, dim: int, kernel_size: int = 9, stride: int = 2, depthwise: bool = False
+    ):
         super().__init__()
         check_sizes(in_channels=in_channels, types=types, dim=dim, kernel_size=kernel_size, stride=stride)
+        check_depthwise(depthwise, in_channels, types, dim)
         self.dim = dim
-        self.conv = nn.Conv2d(in_channels, dim * types, kernel_size, stride)
+        groups = in_channels if depthwise else 1  # no bias: the stem's batch norm has shifted each channel already
+        self.conv = nn.Conv2d(in_channels, dim * types, kernel_size, stride, groups=groups, bias=not depthwise)
 
     def forward(self, x: Tensor) -> Tensor:
         # Channel k * types + t is dimension k of type t. So a view separates the K dimensions of a capsule from everything
@@ -36,6 +41,13 @@ class PrimaryCaps(nn.Module):
             )
         u = self.conv(x).unflatten(1, (self.dim, -1)).flatten(2).transpose(1, 2)
         return squash(u)
+
+
+def check_depthwise(depthwise: object, channels: int, types: int, dim: int) -> None:
+    """Raise a ValueError unless `depthwise` is False, or True where each dimension has a channel of its own."""
+    if not isinstance(depthwise, bool) or (depthwise and channels != types * dim):
+        wanted = f"True with {types} x {dim} channels, one for each dimension of each type, or False"
+        raise ValueError(f"depthwise: expected {wanted}; got {depthwise!r} with {channels} channels")
 
 
 class DigitCaps(nn.Module):

@@ -48,7 +48,7 @@ def save_weights(net: CapsNet, path: str | Path, *, half: bool = False, **card) 
         )
     tensors = {name: t.detach().cpu().contiguous() for name, t in net.state_dict().items()}
     if half:
-        tensors = {name: t.half() for name, t in tensors.items()}
+        tensors = {name: t.half() if t.is_floating_point() else t for name, t in tensors.items()}  # a count stays whole
     config = _config_of(net)
     _check_fit(config, tensors, "this network can't be saved", "build a CapsNet of that config and copy what fits")
     if wrong := [name for name, t in tensors.items() if not t.isfinite().all()]:

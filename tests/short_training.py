@@ -2,6 +2,7 @@
 
 import os
 import sys
+from dataclasses import replace
 
 import torch
 
@@ -10,6 +11,7 @@ from capsule_lib.train import command
 from capsule_lib.train import run as running
 
 PRESETS["tiny"] = CapsNetConfig(stem_channels=4, types=2, primary_dim=4, class_dim=6, decoder_hidden=(16,))
+PRESETS["normed"] = replace(PRESETS["tiny"], stem=((4, 5, 1), (8, 3, 2)), depthwise=True)
 PRESETS["other"] = CapsNetConfig(stem_channels=4, types=1, decoder_hidden=(16,))
 load_digits = running.load_digits
 

@@ -3,6 +3,7 @@
 Plain eager is the readable form: votes, then `dynamic_routing`, and automatic differentiation of its operations."""
 
 import copy
+import dataclasses
 import io
 import pickle
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +34,10 @@ SMALLEST = CapsNetConfig(
 )
 
 
+# The same with layers of batch norm, and primary capsules with a channel for each dimension, as `compact` has them.
+BATCH_NORM = dataclasses.replace(SMALLEST, stem=((4, 3, 1), (8, 3, 1)), kernel_size=3, depthwise=True)
+
+
 class PlainCaps(DigitCaps):
     def forward(self, u):
         return dynamic_routing(self.votes(u), self.iterations, detach=self.detach)
@@ -49,7 +54,10 @@ class Subject:
             self.x = torch.randn(BATCH, 7, 4, dtype=torch.float64)
             layer = self.module
         else:
-            self.module = CapsNet(SMALLEST)
+            self.module = CapsNet(SMALLEST if name == "network" else BATCH_NORM).train(name == "network")
+            for part in self.module.modules():
+                if isinstance(part, nn.BatchNorm2d):  # what it has learned of other images
+                    nn.init.normal_(part.running_mean), nn.init.uniform_(part.running_var, 0.5, 2)
             layer = self.module.digit_caps
             layer.detach = detach
             layer.weight.data *= 10
@@ -401,7 +409,7 @@ def exported_to_onnx(subject):
 def traced(subject):
     module = torch.jit.trace(subject.module, (subject.x[:2],), check_trace=False)
     equal(
-        tuple(module(subject.x)) if subject.name == "network" else (module(subject.x),),
+        (module(subject.x),) if subject.name == "layer" else tuple(module(subject.x)),
         subject.call(subject.parameters, subject.x, module=subject.plain),
     )
 
@@ -473,3 +481,8 @@ COMPOSES = {f.__name__: f for f in [
 @pytest.mark.parametrize("case", COMPOSES)
 def test_composes(case, subject):
     COMPOSES[case](subject)
+
+
+@pytest.mark.parametrize("case", COMPOSES)
+def test_batch_norm_composes_in_evaluation_mode(case):
+    COMPOSES[case](Subject("batch norm", detach=True))

@@ -1,5 +1,6 @@
 """Digits and weights on disk: what ships is right, and a damaged file is never used."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -332,6 +333,25 @@ def test_round_trip(tmp_path, half):
     for a, b in zip(net(images), loaded(images), strict=True):
         assert torch.equal(a, b)
     assert read_card(tmp_path / "new" / "net.safetensors")["note"] == "mine"
+
+
+def test_batch_norms_count_of_steps_stays_whole_in_half_precision(tmp_path):
+    net = CapsNet(dataclasses.replace(TINY, stem=((3, 3, 1), (16, 2, 1)), depthwise=True))
+    net(torch.rand(4, 1, 9, 9))
+    net.stem[1].num_batches_tracked += 70_001  # more than float16 can hold, or tell from 70,002
+    again = load_weights(save_weights(net, tmp_path / "net.safetensors", half=True)).state_dict()
+    assert again.keys() == net.state_dict().keys() and again["stem.1.num_batches_tracked"].item() == 70_002
+    for name, t in net.state_dict().items():
+        assert again[name].dtype == t.dtype
+        torch.testing.assert_close(again[name], t, rtol=1e-3, atol=1e-6)
+
+
+def test_a_card_from_before_there_were_other_stems_is_read(tmp_path):
+    net = CapsNet(TINY)
+    path = save_weights(net, tmp_path / "net.safetensors")
+    config = read_card(path)["config"]
+    break_card(path, config={name: value for name, value in config.items() if name not in ("stem", "depthwise")})
+    assert load_weights(path).config == net.config
 
 
 def break_card(path, **changes):

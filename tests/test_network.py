@@ -34,6 +34,16 @@ STANDING_STILL = 1e-9  # a learning rate at which the weights stay what they are
 TINY = CapsNetConfig(
     (1, 9, 11), classes=3, stem_channels=4, kernel_size=3, types=2, primary_dim=4, class_dim=5, decoder_hidden=(8, 9)
 )
+# As `compact` is made: layers of batch norm, and primary capsules each of whose dimensions has a channel of its own.
+NORMED = dataclasses.replace(TINY, stem=((3, 3, 1), (8, 3, 2)), kernel_size=2, depthwise=True)
+
+
+def normed():
+    """A network of NORMED that has learned means and variances, in evaluation mode."""
+    net = CapsNet(NORMED)
+    for _ in range(3):
+        net(torch.rand(20, 1, 9, 11))
+    return net.eval()
 
 
 def count(net):
@@ -46,6 +56,8 @@ def count(net):
         (PRESETS["paper"], 8_215_568),
         (dataclasses.replace(PRESETS["paper"], decoder_hidden=None), 6_804_224),
         (PRESETS["small"], 2_117_072),
+        (PRESETS["compact"], 1_572_880),
+        (dataclasses.replace(PRESETS["compact"], decoder_hidden=None), 161_536),
         (CapsNetConfig(image_shape=(3, 256, 256)), 797_326_080),
     ],
 )
@@ -81,6 +93,52 @@ def test_capsules_are_ordered_by_type_then_row_then_column():
     places = [(t, y, x) for t in range(types) for y in range(height) for x in range(width)]
     expected = [[torch.stack([image[k * types + t, y, x] for k in range(dim)]) for t, y, x in places] for image in maps]
     torch.testing.assert_close(layer(maps), squash(torch.stack([torch.stack(capsules) for capsules in expected])))
+
+
+def test_depthwise_each_dimension_of_a_capsule_comes_from_one_channel_and_one_place():
+    layer, maps = PrimaryCaps(6, types=3, dim=2, kernel_size=3, stride=2, depthwise=True), torch.randn(1, 6, 7, 9)
+    assert layer.conv.weight.shape == (6, 1, 3, 3) and layer(maps).shape == (1, 3 * 3 * 4, 2)
+    jacobian = torch.autograd.functional.jacobian(layer.conv, maps)[0, :, :, :, 0]  # [6, 3, 4] by [6, 7, 9]
+    for channel in range(6):
+        for row in range(3):
+            for column in range(4):
+                seen = jacobian[channel, row, column].nonzero()
+                assert seen[:, 0].unique().tolist() == [channel]
+                assert seen[:, 1].unique().tolist() == [2 * row, 2 * row + 1, 2 * row + 2]
+                assert seen[:, 2].unique().tolist() == [2 * column, 2 * column + 1, 2 * column + 2]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_layers_of_the_stem_are_convolution_batch_norm_and_relu(training):
+    net, x = normed().train(training), torch.rand(5, 1, 9, 11)
+    seen, state = [], {name: t.clone() for name, t in net.state_dict().items()}
+    net.primary_caps.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    net(x)
+    for conv, norm, stride in (("stem.0", "stem.1", 1), ("stem.3", "stem.4", 2)):
+        x = nn.functional.conv2d(x, state[f"{conv}.weight"], state[f"{conv}.bias"], stride)
+        mean, variance = state[f"{norm}.running_mean"], state[f"{norm}.running_var"]
+        if training:
+            mean, variance = x.mean((0, 2, 3)), x.var((0, 2, 3), correction=0)
+        x = (x - mean[:, None, None]) / (variance[:, None, None] + 1e-5).sqrt()
+        x = torch.relu(x * state[f"{norm}.weight"][:, None, None] + state[f"{norm}.bias"][:, None, None])
+    torch.testing.assert_close(seen[0], x)
+
+
+@pytest.mark.parametrize("name", ["paper", "small"])
+def test_the_papers_layout_is_built_as_before_there_were_others(name):
+    """The same names in the same order, and the same random numbers for each: older weights and seeds still fit."""
+    config = PRESETS[name]
+    torch.manual_seed(0)
+    state = CapsNet(config).state_dict()
+    torch.manual_seed(0)
+    parts = {
+        "stem": nn.Conv2d(1, config.stem_channels, 9),
+        "primary_caps.conv": nn.Conv2d(config.stem_channels, 8 * config.types, 9, 2),
+        "digit_caps": DigitCaps(36 * config.types, 8, 10, 16),
+        "decoder": Decoder(10, 16, (512, 1024), (1, 28, 28)),
+    }
+    expected = {f"{part}.{name}": t for part, layer in parts.items() for name, t in layer.state_dict().items()}
+    assert [*state] == [*expected] and all(torch.equal(t, expected[name]) for name, t in state.items())
 
 
 @pytest.mark.parametrize("iterations", [1, 2, 5])
@@ -146,8 +204,9 @@ def test_labels_choose_the_capsule_in_training_and_the_longest_in_use():
     assert torch.equal(net(images, other).reconstruction, net.decoder(out.capsules, other))
 
 
-def test_the_prediction_for_one_image_does_not_depend_on_its_batch_mates():
-    net, images = CapsNet(TINY), torch.rand(5, 1, 9, 11)
+@pytest.mark.parametrize("make", [lambda: CapsNet(TINY), normed])
+def test_the_prediction_for_one_image_does_not_depend_on_its_batch_mates(make):
+    net, images = make(), torch.rand(5, 1, 9, 11)
     nn.init.normal_(net.digit_caps.weight)  # mistake 5 shows only where routing moves the couplings
     together = net(images)
     for n in range(5):
@@ -155,8 +214,19 @@ def test_the_prediction_for_one_image_does_not_depend_on_its_batch_mates():
             torch.testing.assert_close(got, right[n : n + 1])
 
 
-def test_the_stem_ends_in_a_relu_and_the_primary_capsules_do_not():
-    net, seen = CapsNet(TINY), []
+def test_encode_is_in_evaluation_mode_and_learns_nothing():
+    net, images = normed(), torch.rand(300, 1, 9, 11)  # more than are taken at once
+    right = torch.cat([net(image[None]).capsules for image in images])
+    state = {name: t.clone() for name, t in net.state_dict().items()}
+    for training in (True, False):
+        torch.testing.assert_close(net.train(training).encode(images), right)
+        assert all(module.training == training for module in net.modules())
+    assert all(torch.equal(t, state[name]) for name, t in net.state_dict().items())
+
+
+@pytest.mark.parametrize("config", [TINY, NORMED])
+def test_the_stem_ends_in_a_relu_and_the_primary_capsules_do_not(config):
+    net, seen = CapsNet(config), []
     net.primary_caps.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     u = net.primary(torch.rand(4, 1, 9, 11))
     assert seen[0].min() == 0
@@ -213,10 +283,16 @@ def test_votes_are_float32_in_half_precision_and_under_autocast():
         TINY,
         CapsNetConfig((3, 40, 32), classes=5, stem_channels=8, types=2, class_dim=6),
         CapsNetConfig((1, 17, 17), stem_channels=4, types=1),
+        NORMED,
+        dataclasses.replace(NORMED, image_shape=(3, 16, 23), kernel_size=4),
+        dataclasses.replace(NORMED, image_shape=(1, 7, 7), stem=[[8, 4, 3]], stem_channels=77),
+        dataclasses.replace(PRESETS["compact"], image_shape=(1, 27, 40)),
     ],
 )
 def test_other_sizes(config):
-    out = CapsNet(config)(torch.rand(2, *config.image_shape))
+    net, images = CapsNet(config), torch.rand(2, *config.image_shape)
+    assert net.primary(images).shape == (2, config.types * math.prod(config.grid), config.primary_dim)
+    out = net(images)
     assert out.lengths.shape == (2, config.classes) and out.capsules.shape == (2, config.classes, config.class_dim)
     assert out.reconstruction.shape == (2, *config.image_shape)
     assert out.reconstruction.min() >= 0 and out.reconstruction.max() <= 1
@@ -234,6 +310,16 @@ def test_without_decoder():
     [
         (lambda: CapsNet.from_preset("huge"), "'huge'.*'paper', 'small'"),
         (lambda: CapsNet(CapsNetConfig(image_shape=(1, 16, 28))), "16 x 28 pixels are too small.*17 x 17"),
+        (
+            lambda: dataclasses.replace(PRESETS["compact"], image_shape=(1, 28, 26)),
+            "28 x 26 pixels are too small: convolutions with kernels of 5, 3, 3, 3, 9 need at least 27 x 27",
+        ),
+        (lambda: CapsNetConfig(stem=(32, 5, 1)), "stem: expected a tuple of 3 whole numbers; got 32"),
+        (lambda: CapsNetConfig(stem=()), r"stem: expected layers \(channels, kernel, stride\); got \(\)"),
+        (lambda: CapsNetConfig(stem=((32, 5, 0),)), "stem: expected a whole number from 1 on; got 0"),
+        (lambda: CapsNetConfig(depthwise="yes"), "depthwise: expected True .*; got 'yes'"),
+        (lambda: CapsNetConfig(depthwise=True, types=8), "with 8 x 8 channels, .*; got True with 256"),
+        (lambda: PrimaryCaps(8, 3, 2, depthwise=True), "with 3 x 2 channels, .*; got True with 8"),
         (lambda: CapsNet(TINY)(torch.rand(2, 3, 9, 11)), r"\['B', 1, 9, 11\]; got \[2, 3, 9, 11\]"),
         (lambda: CapsNet(TINY)(torch.rand(2, 1, 28, 28)), r"got \[2, 1, 28, 28\]"),
         (lambda: CapsNet(TINY)(torch.rand(2, 1, 9, 11), torch.tensor([0, 3])), r"0\.\.2; got 0\.\.3"),
@@ -457,15 +543,17 @@ def test_error_and_mse_of_known_predictions(batch_size):
     assert measured.lengths.argmax(dim=1).tolist() == named.tolist()
 
 
+@pytest.mark.parametrize("config", [TINY, NORMED])
 @pytest.mark.parametrize("training", [True, False])
-def test_evaluate_measures_in_evaluation_mode_and_changes_nothing(training):
-    net, (images, labels), modes = CapsNet(TINY).train(training), bars(5), []
+def test_evaluate_measures_in_evaluation_mode_and_changes_nothing(training, config):
+    net, (images, labels), modes = CapsNet(config).train(training), bars(5), []
     net.register_forward_pre_hook(lambda net, _: modes.append(net.training))
-    state, weights = torch.get_rng_state(), [p.detach().clone() for p in net.parameters()]
+    state, weights = torch.get_rng_state(), {name: t.clone() for name, t in net.state_dict().items()}
     evaluate(net, images, labels, batch_size=3)
     assert modes == [False, False] and net.training == training
     assert torch.equal(torch.get_rng_state(), state)
-    assert all(torch.equal(p, before) and p.grad is None for p, before in zip(net.parameters(), weights, strict=True))
+    assert all(torch.equal(t, weights[name]) for name, t in net.state_dict().items())
+    assert all(p.grad is None for p in net.parameters())
 
 
 def test_without_a_decoder_the_mse_is_not_measured():

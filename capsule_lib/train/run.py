@@ -353,7 +353,7 @@ def finish(
         for left in (path, path.with_suffix(".json")):  # of this run's own, which was cut short
             left.unlink(missing_ok=True)
         # The file holds float16. What the card says is measured on what will be read back from it.
-        net.load_state_dict({name: t.half().float() for name, t in best["weights"].items()})
+        net.load_state_dict({name: t.half() if t.is_floating_point() else t for name, t in best["weights"].items()})
         test = evaluate(net, *test_set)
         digits = config.data in DIGITS  # of pictures of a reader's own, the shipped digits are no measure
         shipped = evaluate(net, *load_digits("shipped", "test")) if digits else test

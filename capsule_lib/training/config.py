@@ -22,20 +22,36 @@ class TrainingConfig:
         ValueError: a value that does not fit. It is named, with what was expected.
     """
 
-    preset: str = _setting("small", PRESETS, "the network: the paper's, or a quarter of its size")
+    preset: str = _setting("small", PRESETS, "the network: the paper's, a quarter of its size, or a fifth")
     data: str = _setting(
         "shipped", str, "the 4,000 'shipped' digits, 'mnist', 'fashion', or a folder of your own pictures"
     )
     epochs: int = _setting(20, COUNT, "passes over the training images")
     batch_size: int = _setting(128, COUNT, "images per step, over all processes together")
     learning_rate: float = _setting(2e-3, POSITIVE, "the highest one: it rises to it and falls again")
+    weight_decay: float = _setting(
+        0.0, WEIGHT, "each step takes this much times the learning rate off every weight (AdamW); 0: plain Adam"
+    )
     reconstruction_scale: float | None = _setting(
         None, WEIGHT, "weight of the squared error, summed over an image's pixels; the paper's is 0.0005; "
         "by default 0.01 at 784 pixels, and so much at other sizes that the mean has the same weight",
     )  # fmt: skip
     max_shift: int = _setting(2, WHOLE, "shift each training image by up to so many pixels, both ways")
+    shift: str = _setting(
+        "pixels", ("pixels", "margin"), "of training images: by up to max_shift 'pixels', all as likely; or within the black 'margin' of "
+        "each, with a standard deviation of a third of it",
+    )  # fmt: skip
     rotation: float = _setting(0.0, DEGREES, "rotate each training image by up to so many degrees, both ways")
     scaling: float = _setting(0.0, SHARE, "change the size of each training image by up to this share, both ways")
+    rotation_spread: float = _setting(
+        0.0,
+        DEGREES,
+        "rotate half of the training images with this standard deviation, in degrees, by at most three of it",
+    )
+    squeeze: float = _setting(
+        0.0, SHARE, "make each training image narrower by up to this share, with a standard deviation of a third of it"
+    )
+    erase: int = _setting(0, WHOLE, "black out a patch of so many by so many pixels, anywhere in each training image")
     ema_decay: float = _setting(
         0.0, SHARE, "decay of an exponential moving average of the weights, which is what is evaluated and saved; "
         "0.999 averages over about 1,000 steps; 0: no average",

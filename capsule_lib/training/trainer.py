@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
 from capsule_lib.contract import check_labels, check_pictures
-from capsule_lib.data import rotate_and_scale, shift
+from capsule_lib.data import erase, rotate_and_scale, shift, shift_in_margin
 from capsule_lib.losses import margin_loss, reconstruction_loss
 from capsule_lib.model import CapsNet
 from capsule_lib.training.config import TrainingConfig
@@ -35,7 +35,7 @@ class Trainer:
     (section 5), and redrawn from the capsule of its label (section 4.1). The order of an epoch follows from the seed
     and the epoch alone, the move of an image from the seed, the epoch and the image alone: it makes no difference
     where a training was interrupted, or by how many processes it is shared (under torchrun each takes its part of
-    every batch, and the gradient is that of the whole batch).
+    every batch, and the gradient is that of the whole batch; only batch norm takes each process's part by itself).
 
     Args:
         net: trained where it is; it stays on its device.
@@ -43,8 +43,9 @@ class Trainer:
         labels: [N], class numbers.
         loss: of scores [B, J] and labels [B]. Another network than a CapsNet, without a decoder, can be trained with another loss; what
             it returns has its scores as `lengths`.
-        config: the settings. With an `ema_decay` of 0.999, say, `measured` is a second network, whose weights are after each
-            step 0.999 of what they were and 0.001 of those of `net`; with 0, `measured` is `net` itself.
+        config: the settings. With an `ema_decay` of 0.999, say, `measured` is a second network, whose weights (and the means and
+            variances of batch norm) are after each step 0.999 of what they were and 0.001 of those of `net`; with 0, `measured`
+            is `net` itself.
 
     Raises:
         TypeError, ValueError: images or labels that the network can't learn from.
@@ -58,6 +59,11 @@ class Trainer:
         config_of_net = getattr(net, "config", None)
         check_pictures(images, config_of_net and config_of_net.image_shape)
         labels = check_labels(labels, len(images), config_of_net and config_of_net.classes)
+        if config.erase > min(images.shape[2:]):
+            sides = " x ".join(map(str, images.shape[2:]))
+            raise ValueError(
+                f"erase: expected a patch that fits into images of {sides}; got one of {config.erase} pixels"
+            )
         weight = next(net.parameters())
         self.net, self.config, self.loss, self.device = net, config, loss, weight.device
         self.images, self.labels = images.to(self.device, weight.dtype), labels.to(self.device)
@@ -65,12 +71,13 @@ class Trainer:
         self.processes, self.rank = (dist.get_world_size(), dist.get_rank()) if self.shared else (1, 0)
         self.parallel = DistributedDataParallel(net) if self.shared else net
         self.steps_per_epoch = -(-len(images) // config.batch_size)
-        self.optimizer = torch.optim.Adam(net.parameters(), fused=True)
+        adam = torch.optim.AdamW if config.weight_decay else torch.optim.Adam
+        self.optimizer = adam(net.parameters(), weight_decay=config.weight_decay, fused=True)
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimizer, config.learning_rate, total_steps=config.epochs * self.steps_per_epoch
         )
         average = get_ema_multi_avg_fn(config.ema_decay)
-        self.ema_model = AveragedModel(net, multi_avg_fn=average) if config.ema_decay else None
+        self.ema_model = AveragedModel(net, multi_avg_fn=average, use_buffers=True) if config.ema_decay else None
         self.measured = self.ema_model.module if self.ema_model else net
         self.epoch, self.step = 1, 0  # the epoch under way, and the steps of it that are done
         self.sums, self.seconds = torch.zeros(3), 0.0
@@ -79,7 +86,9 @@ class Trainer:
         """Take the steps that the epoch still needs; yields the number of steps done after each."""
         generator = torch.Generator().manual_seed(1_000_003 * self.config.seed + self.epoch)
         order = torch.randperm(len(self.images), generator=generator)
-        draws = torch.rand(len(self.images), 4, generator=generator)  # what moves each image
+        # What moves each image: seven even random numbers and four normal ones.
+        draws = [torch.rand(len(self.images), n, generator=generator) for n in (4, 3)]
+        draws = torch.cat([*draws, torch.randn(len(self.images), 4, generator=generator)], dim=1)
         self.net.train()
         for rows in order.split(self.config.batch_size)[self.step :]:
             start = time.perf_counter()
@@ -93,9 +102,7 @@ class Trainer:
         share = len(own) / len(rows)
         own = own if len(own) else rows[:1]  # a process without a part of a short batch joins in with a weight of 0
         x, y, own_draws = self.images[own], self.labels[own], draws[own].to(self.device)
-        if self.config.rotation or self.config.scaling:
-            x = rotate_and_scale(x, own_draws[:, 2:], self.config.rotation, self.config.scaling)
-        x = shift(x, own_draws[:, :2], self.config.max_shift)
+        x = self._moved(x, own_draws)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
             out = self.parallel(x, y)
         margin = self.loss(out.lengths, y)
@@ -119,6 +126,15 @@ class Trainer:
         if self.ema_model:
             self.ema_model.update_parameters(self.net)
         self.sums += len(rows) * means.cpu()
+
+    def _moved(self, x: Tensor, draws: Tensor) -> Tensor:
+        """Training images as the settings have them moved, by random numbers [B, 11]."""
+        c = self.config
+        if c.rotation or c.scaling or c.rotation_spread or c.squeeze:
+            amounts = c.rotation, c.scaling, c.rotation_spread, c.squeeze
+            x = rotate_and_scale(x, draws[:, [2, 3, 4, 7, 8]], *amounts)
+        x = shift(x, draws[:, :2], c.max_shift) if c.shift == "pixels" else shift_in_margin(x, draws[:, 9:])
+        return erase(x, draws[:, 5:7], c.erase) if c.erase else x
 
     def end_epoch(self) -> Epoch:
         """What the epoch gave, once its steps are taken. The network is then in evaluation mode."""
