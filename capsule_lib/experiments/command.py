@@ -17,7 +17,7 @@ from capsule_lib.experiments.robustness import CONDITIONS, READ_OUT, SIZES, VERS
 EXAMPLES = """
 examples:
   python -m capsule_lib.experiments robustness --out robustness.json
-      100 to 4,000 digits, 8 networks, 3 seeds: up to four hours; after it was stopped, by anything, the same command goes on
+      100 to 4,000 digits, 11 networks, 3 seeds: some hours; after it was stopped, by anything, the same command goes on
   python -m capsule_lib.experiments robustness --out robustness-mnist.json --data mnist --networks small CNN
       all of MNIST; later with other networks into the same file
   python -m capsule_lib.experiments robustness --out try.json --quick

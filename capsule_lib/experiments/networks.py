@@ -34,9 +34,9 @@ class Classifier(nn.Module):
         return CapsNetOutput(self.scores(self.features(images)).float(), None, None)
 
 
-def small(pixels: int, **changes) -> CapsNet:
-    """The preset `small` for pictures of another size, with other fields of its config."""
-    return CapsNet(dataclasses.replace(PRESETS["small"], image_shape=(1, pixels, pixels), **changes))
+def small(pixels: int, preset: str = "small", **changes) -> CapsNet:
+    """The preset `small`, or another one, for pictures of another size, with other fields of its config."""
+    return CapsNet(dataclasses.replace(PRESETS[preset], image_shape=(1, pixels, pixels), **changes))
 
 
 def cnn(pixels: int) -> Classifier:
@@ -108,6 +108,9 @@ NETWORKS: dict[str, Callable[[int], nn.Module]] = {
     "ResNet-18": resnet_18,
     "VGG-11": vgg_11,
     "ViT": vit,
+    "compact": lambda pixels: small(pixels, "compact"),
+    "compact, uniform couplings": lambda pixels: small(pixels, "compact", iterations=1),
+    "compact, no reconstruction": lambda pixels: small(pixels, "compact", decoder_hidden=None),
 }
 
 
