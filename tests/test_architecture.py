@@ -17,6 +17,7 @@ MAY_USE = {  # each file of the core and each room, and what of the package it m
     "model": {"contract", "device", "layers", "routing"},
     "training": {"contract", "data", "losses", "model"},
     "weights": {"device", "files", "layers", "model"},
+    "routings": {"contract", "layers", "routing"},
     "plots": {"contract"},
     "morphometry": {"contract", "model"},
     "own_pictures": {"contract", "morphometry"},
