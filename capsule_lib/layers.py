@@ -39,8 +39,12 @@ class PrimaryCaps(nn.Module):
                 f"these primary capsules take feature maps [B, {self.conv.in_channels}, H, W] of at least "
                 f"{self.conv.kernel_size[0]} x {self.conv.kernel_size[0]}; got {list(x.shape)}"
             )
-        u = self.conv(x).unflatten(1, (self.dim, -1)).flatten(2).transpose(1, 2)
-        return squash(u)
+        if self.conv.groups > 1:  # in bfloat16 a CPU takes several times as long for the gradient of a depthwise one
+            with without_autocast(x):
+                x = self.conv(x.to(self.conv.weight.dtype))
+        else:
+            x = self.conv(x)
+        return squash(x.unflatten(1, (self.dim, -1)).flatten(2).transpose(1, 2))
 
 
 def check_depthwise(depthwise: object, channels: int, types: int, dim: int) -> None:
