@@ -18,21 +18,27 @@ from capsule_lib.experiments import (
     NETWORKS,
     QUANTITIES,
     Classifier,
+    Family,
     Robustness,
     build,
     by_network,
+    entropy,
+    family,
     last_features,
     loss_of,
     parameters,
     posed,
     read_out,
     recipe,
+    robustness,
     run,
 )
 from capsule_lib.experiments import command as command_module
 from capsule_lib.experiments.record import Record
 from capsule_lib.experiments.robustness import MARGIN, READ_OUT, VERSION, flops, placed_at_random
+from capsule_lib.losses import margin_loss
 from capsule_lib.morphometry import measure
+from capsule_lib.routings import ROUTINGS
 from capsule_lib.training import Trainer, TrainingConfig, train
 
 ROOT = Path(__file__).parent.parent
@@ -608,3 +614,86 @@ def test_the_whole_recipe_has_the_sizes_and_seeds_that_were_asked_for():
     )
     assert recipe("mnist")["epochs"].keys() == {"59000"} and recipe().keys() == recipe(quick=True).keys()
     assert {name for name, _ in CONDITIONS.values()} <= TRANSFORMATIONS.keys()
+
+
+# The family of routings.
+
+
+@pytest.fixture(scope="module")
+def routings_run(tmp_path_factory):
+    path = tmp_path_factory.mktemp("experiments") / "routings.json"
+    run(path, "shipped", True, [*ROUTINGS], "a command", "routings")
+    return path, json.loads(path.read_text())
+
+
+def test_the_quick_run_of_the_routings_has_every_cell_and_goes_on_from_there(routings_run, monkeypatch):
+    path, there = routings_run
+    assert there["experiment"] == "routings" and there["version"] == family.VERSION
+    cells = [c for c in there["cells"].values() if c["kind"] == "routing"]
+    assert [c["network"] for c in cells] == [*ROUTINGS] and len(there["cells"]) == 3 * len(ROUTINGS)
+    for cell in cells:
+        tried = {
+            c["learning_rate"]: c["validation_error"]
+            for c in there["cells"].values()
+            if c["kind"] == "learning rate" and c["network"] == cell["network"]
+        }
+        assert len(tried) == cell["tries"] == 2 and tried[cell["learning_rate"]] == min(tried.values())
+        assert 0 <= cell["held_out_error"] <= 100 and 0 <= cell["error_on_all"] <= 100 and 0 < cell["entropy"] <= 1
+        assert cell["parameters"] - cell["routing_parameters"] == 1_572_880 and cell["step_ms"] > 0
+    kept = {c["network"]: c["bytes_kept"] for c in cells}
+    assert kept["uniform"] < 1_310_720 < min(kept["EM"], kept["inverted attention"])  # 128 x 16 x 10 x 16 votes
+    assert by_network(there, lambda c: c["entropy"], kind="routing")["uniform"][0] == 1
+    monkeypatch.setattr(Family, "cell", lambda *given: pytest.fail("computed again"))
+    before = path.read_bytes()
+    run(path, "shipped", True, [*ROUTINGS], "a command", "routings")
+    assert path.read_bytes() == before
+    with pytest.raises(ValueError, match="experiment is 'routings' there and 'robustness' here"):
+        run(path, "shipped", True, ["CNN"], "a command")
+
+
+def test_networks_of_the_family_differ_in_their_routing_alone():
+    experiment, images = Family(family.recipe(quick=True)), noise(3, 1, 28, 28)
+    votes = []
+    for name in ROUTINGS:
+        torch.manual_seed(0)
+        net = experiment.build(name, 28)
+        assert not net.training and type(net.digit_caps.routing.form) is ROUTINGS[name]
+        votes.append(net.digit_caps.votes(net.primary(images)))
+    torch.manual_seed(0)
+    compact = build("compact")
+    right = compact.digit_caps.votes(compact.primary(images))
+    assert all(torch.equal(v, right) for v in votes)
+
+
+def test_the_family_is_trained_with_its_own_settings(monkeypatch):
+    seen = []
+
+    class Noted(robustness.Trainer):
+        def __init__(self, net, images, labels, config, loss):
+            seen.append((config, len(images), loss))
+            super().__init__(net, images, labels, config, loss)
+
+    monkeypatch.setattr(robustness, "Trainer", Noted)
+    settings = family.recipe(quick=True)
+    Family(settings).cell("uniform", 100, 0, 0.005)
+    ((config, count, loss),) = seen
+    assert count == 100 and loss is margin_loss and (config.learning_rate, config.epochs, config.seed) == (0.005, 1, 0)
+    for name, value in {**settings["training"], "batch_size": 64}.items():
+        assert getattr(config, name) == value
+    assert config.rotation == 15 and config.reconstruction_scale == 0.0005
+
+
+def test_entropy_is_1_where_all_couplings_are_equal_and_0_where_one_has_all():
+    couplings = torch.tensor([[[0.25] * 4, [1.0, 0, 0, 0], [0.5, 0.5, 0, 0], [0.6, 0.6, -0.3, 0]]])
+    torch.testing.assert_close(entropy(couplings), torch.tensor([[1.0, 0.0, 0.5, 0.5]]))
+
+
+def test_the_routings_have_names_and_data_of_their_own(tmp_path, monkeypatch, capsys):
+    for given in (["routings", "--networks", "CNN"], ["robustness", "--networks", "EM"]):
+        monkeypatch.setattr(sys, "argv", ["x", *given, "--out", str(tmp_path / "r.json")])
+        with pytest.raises(SystemExit):
+            command_module.main()
+        assert f"no {given[-1]!r} in {given[0]}: choose from" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["x", "routings", "--data", "fashion", "--out", str(tmp_path / "r.json")])
+    assert command_module.main() == 1 and "choose one of 'shipped', 'mnist'" in capsys.readouterr().err
+    assert not [*tmp_path.iterdir()]

@@ -1,17 +1,18 @@
-"""Experiments that the notebooks quote: `python -m capsule_lib.experiments robustness`, with its record under data/experiments/.
+"""Experiments that the notebooks quote: `python -m capsule_lib.experiments robustness` or `routings`, records under data/experiments/.
 
 From outside: `NETWORKS`, the networks that are compared, `build`, which makes one, and `Classifier`, which makes one of any features; `Robustness`, whose cells can be computed one
 by one, with the settings of a `recipe`; `CONDITIONS`, what test digits are put through; `posed`, `last_features` and `read_out`, for
-read-outs of `QUANTITIES`; `by_network`, for the figures of a record; `run`, what the command does.
+read-outs of `QUANTITIES`; `Family`, the same for the family of routings, with `entropy` of couplings; `by_network`, for the figures of a record; `run`, what the command does.
 """
 
 from capsule_lib.experiments.command import run
+from capsule_lib.experiments.family import Family, entropy
 from capsule_lib.experiments.networks import NETWORKS, Classifier, build, last_features, loss_of, parameters
 from capsule_lib.experiments.readouts import QUANTITIES, posed, read_out
 from capsule_lib.experiments.record import by_network
 from capsule_lib.experiments.robustness import CONDITIONS, Robustness, recipe
 
 __all__ = [
-    "CONDITIONS", "NETWORKS", "QUANTITIES", "Classifier", "Robustness", "build", "by_network", "last_features", "loss_of", "parameters", "posed",
+    "CONDITIONS", "NETWORKS", "QUANTITIES", "Classifier", "Family", "Robustness", "build", "by_network", "entropy", "last_features", "loss_of", "parameters", "posed",
     "read_out", "recipe", "run",
 ]  # fmt: skip

@@ -10,9 +10,11 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from capsule_lib.device import choose_device, describe_machine
-from capsule_lib.experiments.networks import NETWORKS, build
+from capsule_lib.experiments import family
+from capsule_lib.experiments.networks import NETWORKS
 from capsule_lib.experiments.record import Record, this_command
 from capsule_lib.experiments.robustness import CONDITIONS, READ_OUT, SIZES, VERSION, Robustness, flops, recipe
+from capsule_lib.routings import ROUTINGS
 
 EXAMPLES = """
 examples:
@@ -20,9 +22,12 @@ examples:
       100 to 4,000 digits, 11 networks, 3 seeds: some hours; after it was stopped, by anything, the same command goes on
   python -m capsule_lib.experiments robustness --out robustness-mnist.json --data mnist --networks small CNN
       all of MNIST; later with other networks into the same file
+  python -m capsule_lib.experiments routings --out routings.json
+      the network compact with each of 6 routings, 1,000 and 4,000 digits, 3 seeds; --networks chooses among the routings
   python -m capsule_lib.experiments robustness --out try.json --quick
       everything once and tiny, to see that it works
 """
+NAMES = {"robustness": [*NETWORKS], "routings": [*ROUTINGS]}  # what each experiment compares
 BAR = "{percentage:3.0f} % |{bar}| {elapsed} < {remaining}, {desc}"
 
 
@@ -45,16 +50,21 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("experiment", choices=["robustness"], help="which experiment")
+    add("experiment", choices=[*NAMES], help="which experiment")
     words = "its record, a JSON file; if it is there, it goes on"
     add("--out", required=True, type=Path, metavar="FILE", help=words)
     add("--data", default="shipped", choices=[*SIZES], help="which pictures (default: shipped)")
-    words = f"some of {', '.join(map(repr, NETWORKS))} (default: all)"
-    add("--networks", nargs="+", default=[*NETWORKS], choices=[*NETWORKS], metavar="NETWORK", help=words)
+    words = f"some of {', '.join(map(repr, NETWORKS))}; of the routings some of {', '.join(map(repr, ROUTINGS))} (default: all)"
+    add("--networks", nargs="+", metavar="NETWORK", help=words)
     add("--quick", action="store_true", help="everything once and tiny, in a minute")
     given = parser.parse_args()
+    names = NAMES[given.experiment]
+    if unknown := [name for name in given.networks or [] if name not in names]:
+        parser.error(
+            f"argument --networks: no {unknown[0]!r} in {given.experiment}: choose from {', '.join(map(repr, names))}"
+        )
     try:
-        run(given.out, given.data, given.quick, given.networks, this_command())
+        run(given.out, given.data, given.quick, given.networks or [*names], this_command(), given.experiment)
     except KeyboardInterrupt:
         print(f"\nstopped: every finished cell is in {given.out}; the same command goes on", file=sys.stderr)
         return 130
@@ -64,21 +74,26 @@ def main() -> int:
     return 0
 
 
-def run(out: Path, data: str, quick: bool, networks: list[str], command: str) -> None:
-    """Compute the cells that the record `out` does not have yet, each written as soon as it is finished.
+def run(out: Path, data: str, quick: bool, networks: list[str], command: str, name: str = "robustness") -> None:
+    """Compute the cells of an experiment that the record `out` does not have yet, each written as soon as it is finished.
 
     Raises:
         ValueError: an unknown network or data set, or a record that can't go on: see `Record`.
         FileNotFoundError: MNIST or Fashion-MNIST is not at hand.
     """
-    settings, device = recipe(data, quick), choose_device()
-    experiment = Robustness(settings)
-    facts = {"conditions": CONDITIONS, "test": experiment.test_name}
-    record = Record(out, "robustness", VERSION, settings | facts, device, command)
-    tasks = list(plan(experiment, networks, record))
-    costs = {key: flops(build(*key), key[1]) / 1e12 for key in {(task.network, task.pixels) for task in tasks}}
+    device = choose_device()
+    if name == "robustness":
+        experiment, number, cells = Robustness(recipe(data, quick)), VERSION, robustness_cells
+        facts = {"conditions": CONDITIONS, "test": experiment.test_name}
+    else:
+        experiment, number, cells = family.Family(family.recipe(data, quick)), family.VERSION, routing_cells
+        facts = {"test": experiment.test_name}
+    record = Record(out, name, number, experiment.settings | facts, device, command)
+    tasks = [*tries(experiment, networks), *cells(experiment, networks, record)]
+    kinds = {(task.network, task.pixels) for task in tasks}
+    costs = {kind: flops(experiment.build(*kind), kind[1]) / 1e12 for kind in kinds}
     left = [task for task in tasks if task.name not in record.cells]
-    print(f"robustness on {data}, {describe_machine(device)}: {len(left)} of {len(tasks)} cells to do")
+    print(f"{name} on {data}, {describe_machine(device)}: {len(left)} of {len(tasks)} cells to do")
     ends = [0.0]
     for task in left:
         ends.append(ends[-1] + task.pictures * costs[task.network, task.pixels])
@@ -95,8 +110,8 @@ def run(out: Path, data: str, quick: bool, networks: list[str], command: str) ->
     print(f"done: {len(record.cells)} cells in {out}")
 
 
-def plan(experiment: Robustness, networks: list[str], record: Record) -> Iterator[Task]:
-    """All cells: first the tries at learning rates, of which each network's best is taken; then one seed after the other."""
+def tries(experiment: Robustness, networks: list[str]) -> Iterator[Task]:
+    """The tries at learning rates, of which each network's best is taken."""
     s = experiment.settings
     for network in networks:
         for rate in s["learning_rates"]:
@@ -104,13 +119,35 @@ def plan(experiment: Robustness, networks: list[str], record: Record) -> Iterato
             compute = partial(experiment.tune, network, rate)
             yield Task(f"{network}, learning rate {rate}", network, 28, pictures, compute)
 
-    def best_rate(network: str) -> float:
-        tries = [c for c in record.cells.values() if c["kind"] == "learning rate" and c["network"] == network]
-        return min((c["validation_error"], c["learning_rate"]) for c in tries)[1]
+
+def best_rate(record: Record, network: str) -> float:
+    """The learning rate with the smallest error in a network's tries."""
+    tried = [c for c in record.cells.values() if c["kind"] == "learning rate" and c["network"] == network]
+    return min((c["validation_error"], c["learning_rate"]) for c in tried)[1]
+
+
+def routing_cells(experiment: family.Family, networks: list[str], record: Record) -> Iterator[Task]:
+    """All other cells of the routings: one seed after the other."""
+
+    def compute(network: str, size: int, seed: int) -> dict:
+        return experiment.cell(network, size, seed, best_rate(record, network))
+
+    s = experiment.settings
+    for seed in s["seeds"]:
+        for size, epochs in s["epochs"].items():
+            for network in networks:
+                pictures = 3 * int(size) * epochs + 2 * s["all_test_digits"] + s["test_digits"]
+                compute_cell = partial(compute, network, int(size), seed)
+                yield Task(f"{network}, {size} digits, seed {seed}", network, 28, pictures, compute_cell)
+
+
+def robustness_cells(experiment: Robustness, networks: list[str], record: Record) -> Iterator[Task]:
+    """All other cells of the robustness: one seed after the other."""
 
     def compute_cell(network: str, size: int, seed: int, placed: bool) -> dict:
-        return experiment.cell(network, size, seed, best_rate(network), placed)
+        return experiment.cell(network, size, seed, best_rate(record, network), placed)
 
+    s = experiment.settings
     for seed in s["seeds"]:
         for placed, pixels, key, tests in ((False, 28, "epochs", len(CONDITIONS)), (True, 40, "placed_epochs", 2)):
             for size, epochs in s[key].items():

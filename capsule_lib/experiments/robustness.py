@@ -109,6 +109,10 @@ class Robustness:
         rows = torch.cat([order[labels[order] == j][: size // 10] for j in range(10)])
         return images[rows], labels[rows]
 
+    def build(self, network: str, pixels: int) -> nn.Module:
+        """A network by its name, freshly initialised."""
+        return build(network, pixels)
+
     def tune(self, network: str, learning_rate: float) -> dict:
         """One try at a learning rate: the error in % on as many training digits as it is trained on, and other ones."""
         images, labels = self.balanced(2 * self.settings["tuning_digits"], seed=0)
@@ -185,10 +189,10 @@ class Robustness:
     ) -> tuple[nn.Module, float]:  # fmt: skip
         """A trained network, and the seconds that its steps took."""
         torch.manual_seed(seed)
-        net = build(network, images.shape[-1]).to(self.device)
+        net = self.build(network, images.shape[-1]).to(self.device)
         config = TrainingConfig(
             epochs=epochs, batch_size=self.settings["batch_size"], learning_rate=learning_rate, max_shift=max_shift, seed=seed,
-            precision="bfloat16" if has_bfloat16(self.device) else "float32",
+            precision="bfloat16" if has_bfloat16(self.device) else "float32", **self.settings.get("training", {}),
         )  # fmt: skip
         trainer, seconds = Trainer(net, images, labels, config, loss_of(net)), 0.0
         for epoch in range(epochs):
