@@ -35,6 +35,7 @@ from capsule_lib import (
 )
 from capsule_lib.explorer import CapsuleExplorer, load_spreads, measure_spreads, mnist_like
 from capsule_lib.morphometry import dimension_effects, effects, measure
+from capsule_lib.routings import RoutedCaps, Routing
 from capsule_lib.training import Trainer, TrainingConfig, train
 
 PACKAGE = Path(capsule_lib.__file__).parent
@@ -355,6 +356,10 @@ DOORS = {
     "random_shift": (random_shift, [torch.rand(2, 1, 5, 5)], {"max_shift": 1}),
     "PrimaryCaps": (lambda *a: PrimaryCaps(*a)(torch.rand(2, 3, 9, 9)), [3, 2, 4, 3, 2], {}),
     "PrimaryCaps, called": (PrimaryCaps(3, 2, 4, 3, 2), [torch.rand(2, 3, 9, 9)], {}),
+    "PrimaryCaps, depthwise": (lambda *a: PrimaryCaps(*a)(torch.rand(2, 8, 9, 9)), [8, 2, 4, 3, 2, True], {}),
+    "Routing": (lambda *a: Routing(*a)(torch.rand(2, 3, 4, 5)), ["EM", 3, 4, 5, 2], {}),
+    "Routing, called": (Routing("slot attention", 3, 4, 5), [torch.rand(2, 3, 4, 5)], {}),
+    "RoutedCaps": (lambda *a: RoutedCaps(*a)(torch.rand(2, 6, 4)), [6, 4, 3, 5, "self-attention", 2], {}),
     "DigitCaps": (lambda *a: DigitCaps(*a)(torch.rand(2, 6, 4)), [6, 4, 3, 5, 2], {}),
     "DigitCaps, called": (DigitCaps(6, 4, 3, 5), [torch.rand(2, 6, 4)], {}),
     "DigitCaps.votes": (DigitCaps(6, 4, 3, 5).votes, [torch.rand(2, 6, 4)], {}),

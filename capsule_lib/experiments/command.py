@@ -27,7 +27,7 @@ examples:
   python -m capsule_lib.experiments robustness --out try.json --quick
       everything once and tiny, to see that it works
 """
-NAMES = {"robustness": [*NETWORKS], "routings": [*ROUTINGS]}  # what each experiment compares
+NAMES = {"robustness": NETWORKS, "routings": ROUTINGS}  # what each experiment compares
 BAR = "{percentage:3.0f} % |{bar}| {elapsed} < {remaining}, {desc}"
 
 
