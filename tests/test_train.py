@@ -499,6 +499,36 @@ def test_every_other_move_of_an_image_depends_on_seed_epoch_and_image_alone():
     assert not torch.equal(moved(2, batch_size=4), first) and not torch.equal(moved(1, batch_size=4, seed=1), first)
 
 
+@pytest.mark.parametrize("name", EVERY_MOVE)
+def test_each_move_alone_moves_the_images(name):
+    images = torch.zeros(20, 1, 28, 28)
+    images[:, :, 8:20, 8:20] = 0.1 + 0.9 * torch.rand(20, 1, 12, 12)
+    config = TrainingConfig(epochs=1, max_shift=0, **{name: EVERY_MOVE[name]})
+    trainer, seen = Trainer(CapsNet(short_training.PRESETS["tiny"]), images, torch.arange(20) % 10, config), []
+    trainer.net.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    list(trainer.steps())
+    moved = [min((image - other).abs().max().item() for other in images) > 0 for image in seen[0]]
+    assert any(moved)
+
+
+def test_each_move_has_random_numbers_of_its_own(monkeypatch):
+    """Seven between 0 and 1 and four normal ones, and no two alike: else an image that is squeezed would also go to the left."""
+    drawn, trainer_module = {}, sys.modules["capsule_lib.training.trainer"]
+    for name in ("rotate_and_scale", "shift", "shift_in_margin", "erase"):
+        monkeypatch.setattr(trainer_module, name, lambda x, draws, *_, name=name: drawn.update({name: draws}) or x)
+    images, labels = torch.rand(2_000, 1, 28, 28), torch.zeros(2_000).long()
+    for how in ("pixels", "margin"):
+        config = TrainingConfig(epochs=1, batch_size=2_000, **{**EVERY_MOVE, "shift": how})
+        next(Trainer(CapsNet(short_training.PRESETS["tiny"]), images, labels, config).steps())
+    even = torch.cat([drawn["rotate_and_scale"][:, :3], drawn["shift"], drawn["erase"]], dim=1)
+    normal = torch.cat([drawn["rotate_and_scale"][:, 3:], drawn["shift_in_margin"]], dim=1)
+    assert even.shape == (2_000, 7) and normal.shape == (2_000, 4)
+    assert even.min() >= 0 and even.max() < 1 and even.mean(0).sub(0.5).abs().max() < 0.03
+    assert normal.mean(0).abs().max() < 0.1 and normal.std(0).sub(1).abs().max() < 0.1
+    together = torch.corrcoef(torch.cat([even, normal], dim=1).T) - torch.eye(11)
+    assert together.abs().max() < 0.1
+
+
 @pytest.mark.parametrize("preset", ["tiny", "normed"])
 def test_a_training_with_every_move_goes_on_after_any_step_bit_for_bit(preset):
     images, labels = torch.rand(30, 1, 28, 28, generator=torch.Generator().manual_seed(0)), torch.arange(30) % 10
