@@ -207,10 +207,13 @@ def test_morph_goes_from_one_digit_to_another(shown, small, digits):
         assert close(shown.capsule, one + morph * (other - one))
 
 
-def test_any_network_with_a_decoder_can_be_explored(tmp_path):
-    net, digits = odd_network()
+@pytest.mark.parametrize("config", [{}, {"stem": ((4, 9, 1), (16, 3, 1)), "depthwise": True}])
+def test_any_network_with_a_decoder_can_be_explored(tmp_path, config):
+    net, digits = odd_network(**config)
+    net.train()(digits[0])  # as a fresh one is; batch norm learns
     shown = CapsuleExplorer(net, digits, names_file=tmp_path / "n.json", label=2, index=1, knobs=[0, 0, 0, 3.0, 0])
     spreads = measure_spreads(net, *digits)
+    net.eval()
     capsule, picture = direct(net, number(digits, 2, 1), 2, torch.eye(5)[3] * 3 * spreads.std[2])
     assert close(shown.capsule, capsule) and close(shown.changed, picture) and list(shown.lengths.shape) == [3]
     pixels = np.asarray(Image.open(io.BytesIO(shown._picture.value)))

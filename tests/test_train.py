@@ -419,8 +419,20 @@ def test_two_processes_train_like_one(tmp_path, batch_size, epochs, steps):
             assert ours[name] == pytest.approx(theirs[name], rel=1e-4)
 
 
-def test_two_processes_go_on_where_they_were_killed(tmp_path):
-    arguments = ["--epochs", "4", "--batch-size", "14", "--precision", "float32", "--ema-decay", "0.9"]
+@pytest.mark.parametrize("preset", ["tiny", "normed"])
+def test_two_processes_go_on_where_they_were_killed(tmp_path, preset):
+    arguments = [
+        "--epochs",
+        "4",
+        "--batch-size",
+        "14",
+        "--precision",
+        "float32",
+        "--ema-decay",
+        "0.9",
+        "--preset",
+        preset,
+    ]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert subprocess.run(**words(whole, *arguments, processes=2), capture_output=True, timeout=120).returncode == 0
     process = subprocess.Popen(
@@ -433,7 +445,9 @@ def test_two_processes_go_on_where_they_were_killed(tmp_path):
     psutil.wait_procs(everyone, timeout=30)
     process.wait()
     assert not (killed / "weights.safetensors").exists()  # it was killed before its end
-    resumed = subprocess.run(**words(killed, "--resume", processes=2), capture_output=True, timeout=120)
+    resumed = subprocess.run(
+        **words(killed, "--resume", "--preset", preset, processes=2), capture_output=True, timeout=120
+    )
     assert resumed.returncode == 0, resumed.stderr
     assert_same_run(killed, whole)
 
