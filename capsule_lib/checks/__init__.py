@@ -30,12 +30,15 @@ from capsule_lib.checks.exercises.record import progress
 from capsule_lib.checks.inputs import images, random_shift
 from capsule_lib.checks.layers import capsule_layer, routing_layer, weights
 from capsule_lib.checks.losses import margin_loss, mask, reconstruction_loss
+from capsule_lib.checks.networks import loader, network
+from capsule_lib.checks.reports import Report, report
 from capsule_lib.checks.routing import couplings, dynamic_routing
 from capsule_lib.checks.verdict import Verdict
 
 __all__ = [
-    "Verdict", "agreements", "answer", "batch_mates", "capsule_layer", "centre_of_mass", "couplings", "denormalise", "derivative",
-    "diagnosis", "dynamic_routing", "effects", "equivariance", "flattery", "images", "knobs", "margin_loss", "mask", "misleading_loss",
-    "overflow", "overtaking", "places_seen", "predict", "primary_caps", "progress", "random_shift", "reconstruction_loss", "regroup", "repairs",
+    "Report", "Verdict", "agreements", "answer", "batch_mates", "capsule_layer", "centre_of_mass", "couplings", "denormalise", "derivative",
+    "diagnosis", "dynamic_routing", "effects", "equivariance", "flattery", "images", "knobs", "loader", "margin_loss", "mask", "misleading_loss",
+    "network",
+    "overflow", "overtaking", "places_seen", "predict", "primary_caps", "progress", "random_shift", "reconstruction_loss", "regroup", "repairs", "report",
     "routing_layer", "squash", "weights",
 ]  # fmt: skip

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import math
+import re
 from collections.abc import Callable, Iterator
 
 import torch
@@ -70,7 +71,9 @@ def capsule_layer(layer: Callable[[Tensor], Tensor], u: Tensor, takes: str = "bi
         u = restore(u, "bik", takes, dict(zip(takes, u.shape, strict=True)))
     asked = layer_in(layer, takes, returns)
     fits = isinstance(u, Tensor) and u.dim() == 3 and len(u) > 1 and not close(u[:1], u[1:2])
-    wrong_if((not fits, f"give an example of the input too: capsules {in_words(takes)} of at least two images that differ"))
+    wrong_if(
+        (not fits, f"give an example of the input too: capsules {in_words(takes)} of at least two images that differ")
+    )
     v, again = asked.capsules(u), asked.capsules(u)
     wrong_if(
         (not v.isfinite().all(), "some capsules are not finite numbers"),
@@ -112,7 +115,10 @@ def _mixed(layer: Callable, asked: Asked, u: Tensor, v: Tensor) -> Iterator[str]
     if not close(twins, twins[:1].expand_as(twins), 1e-3):
         yield "the same image gives other capsules at another place of the batch: each place has a weight of its own"
     elif not close(alone, v[:1], 1e-3):
-        yield in_training_mode(layer) or "the capsules of an image change with its batch-mates: average no logits and take no softmax over the batch"
+        yield (
+            in_training_mode(layer)
+            or "the capsules of an image change with its batch-mates: average no logits and take no softmax over the batch"
+        )
 
 
 @checker
@@ -132,11 +138,9 @@ def routing_layer(layer: nn.Module, weight: str = "weight", layout: str = "jikd"
     """
     layout, takes = layout_of(layout, "ijkd"), layout_of(takes, "bik")
     parameter = _parameter(layer, weight)
-    holder, name = layer, iterations
     if isinstance(iterations, str):
-        with contextlib.suppress(AttributeError):
-            path, _, name = iterations.rpartition(".")
-            holder = layer.get_submodule(path)
+        *path, name = iterations.split(".")
+        holder = functools.reduce(lambda x, part: getattr(x, part, None), path, layer)
         original = getattr(holder, name, None)
         if not isinstance(original, int):
             raise Unwritten(f"the layer has no number of iterations named {iterations!r}: give the attribute's name, or the number itself")  # fmt: skip
@@ -154,9 +158,18 @@ def routing_layer(layer: nn.Module, weight: str = "weight", layout: str = "jikd"
     spread = 1.5 * sizes["j"] / math.sqrt(voters * sizes["d"] * sizes["k"])  # one iteration gives lengths of about 0.7
     matrix = spread * noise(*(sizes[letter] for letter in "ijkd"), seed=7)
     # Batches of other sizes than all axes: no axis is mistaken for the batch.
-    batches = [n for n in range(2, 12) if n not in sizes.values()]
+    batches = [n for n in range(2, 12) if n not in sizes.values()][:2]
+    try:
+        single(torch.zeros(batches[0], sizes["i"], sizes["k"]))
+    except Wrong as problem:  # a batch size may be written into the layer: its error then names it
+        for n in {int(digits) for digits in re.findall(r"\b\d+\b", str(problem))} - {batches[0]}:
+            with contextlib.suppress(Wrong):
+                if 1 < n <= 64 and len(single(torch.zeros(n, sizes["i"], sizes["k"]))):
+                    batches = [n]
+        wrong_if((len(batches) > 1, str(problem)))
+        yield f"it takes batches of {batches[0]} only: the size of a batch is written into it"
     counts = [1, 3, 2] if isinstance(iterations, str) else [iterations, iterations]
-    cases = [(torch.zeros(batches[n % 2], sizes["i"], sizes["k"]), count) for n, count in enumerate(counts)]
+    cases = [(torch.zeros(batches[n % len(batches)], sizes["i"], sizes["k"]), count) for n, count in enumerate(counts)]
     for n, (u, _) in enumerate(cases):
         u[:, :voters] = noise(len(u), voters, sizes["k"], seed=8 + n)
 
@@ -164,7 +177,7 @@ def routing_layer(layer: nn.Module, weight: str = "weight", layout: str = "jikd"
         u_hat = torch.einsum("bik,ijkd->bijd", u[:, :voters], matrix[:voters])
         return make(u_hat, rounds, silent=sizes["i"] - voters)
 
-    known = routing_mistakes("that of the outputs", "[B, I, J] in your order", None if isinstance(iterations, str) else iterations)
+    known = routing_mistakes(rounds=None if isinstance(iterations, str) else iterations)
     mistakes = ((says, functools.partial(routed, make=make)) for says, make in known)
     before, mistake, said = parameter.data, routed, ""
     try:
@@ -214,7 +227,9 @@ def _sizes(layer: nn.Module, parameter: Tensor, layout: str, takes: str, returns
         sizes |= {"j": v.shape[1], "d": v.shape[2]}
     fits = all(math.prod(sizes.get(x, 1) for x in group) == n for group, n in zip(groups, parameter.shape, strict=True))
     if not fits:
-        raise Unwritten(f"the layout {in_words(layout)} doesn't fit a weight {list(parameter.shape)}: which axis is which?")
+        raise Unwritten(
+            f"the layout {in_words(layout)} doesn't fit a weight {list(parameter.shape)}: which axis is which?"
+        )
     return sizes
 
 

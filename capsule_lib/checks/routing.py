@@ -30,9 +30,9 @@ from capsule_lib.checks.verdict import (
 # What published routing loops do instead, as changes to `route`. One of each kind may be made at once.
 ROUTING_MISTAKES = [
     [
-        ("your softmax sums to one over the inputs i; the paper normalises over the outputs j: each input shares itself out. Use dim={j} of b [{logits}]", {"softmax_dim": 1}),
-        ("your softmax runs over the batch; the paper normalises over the outputs j. Use dim={j} of b [{logits}]", {"softmax_dim": 0}),
-        ("you take a sigmoid of the logits; the paper takes a softmax over the outputs j, dim={j} of b [{logits}]", {"softmax_dim": None}),
+        ("your softmax sums to one over the inputs i; the paper normalises over the outputs j: each input shares itself out{at}", {"softmax_dim": 1}),
+        ("your softmax runs over the batch; the paper normalises over the outputs j{at}", {"softmax_dim": 0}),
+        ("you take a sigmoid of the logits; the paper takes a softmax over the outputs j{at}", {"softmax_dim": None}),
     ],
     [
         ("you squash along the classes, not along the dimensions of one capsule: use dim=-1", {"squash": lambda s: library.squash(s, 1)}),
@@ -68,31 +68,40 @@ def route(u_hat, iterations, softmax_dim=2, squash=library.squash, share=None, e
     """Procedure 1 with mistakes. `silent`: how many inputs there are besides, all of whose votes are 0."""
     u_hat = library.squash(u_hat) if squash_votes else u_hat
     u_hat = u_hat.sum(1, keepdim=True) if aggregate else u_hat
-    batch, inputs, outputs, _ = u_hat.shape
-    b, v = u_hat.new_zeros(batch, inputs + silent * (not aggregate), outputs), torch.zeros_like(u_hat[:, 0])
+    b, v, silent = torch.zeros_like(u_hat[..., 0]), torch.zeros_like(u_hat[:, 0]), 0 if aggregate else silent
     for _ in range((always or iterations) + extra):
         c = b.sigmoid() if softmax_dim is None else b.softmax(softmax_dim)
-        s = torch.einsum("bij,bijd->bjd", c[:, :inputs], u_hat) / (b.shape[1] if mean else 1)
+        if silent and softmax_dim == 1:  # their logits stay 0
+            c = c * b.exp().sum(1, keepdim=True) / (b.exp().sum(1, keepdim=True) + silent)
+        s = torch.einsum("bij,bijd->bjd", c, u_hat) / (b.shape[1] + silent if mean else 1)
         v = squash(s)
         a = agreement(u_hat * (s if agree_with_s else v)[:, None], -1)
         a = a / (u_hat.norm(dim=3) * v.norm(dim=2)[:, None]) if cosine else a
         a = share(a, 0, keepdim=True).expand_as(a) if share else a
-        a = torch.nn.functional.pad(a, (0, 0, 0, b.shape[1] - inputs))
         b = a if replace else b + a
     return v
 
 
-def routing_mistakes(j: int | str, logits: str, rounds: int | None = None, **changes) -> Iterator[Mistake]:
-    """All mistakes of `route`, and two and three at once; a squash that is another formula joins one other mistake.
+def routing_mistakes(logits: str = "", rounds: int | None = None) -> Iterator[Mistake]:
+    """All mistakes of `route`, and two and three at once.
 
-    j, logits: which axis of the logits holds the outputs, and all of their axes, in words. rounds: how many iterations there
-    should be, where it can't be chosen.
+    logits: the axes of the logits as letters, where they are known. rounds: how many iterations there should be, where nobody
+    can choose.
     """
-    kinds = [[(says.format(j=j, logits=logits), change) for says, change in kind] for kind in ROUTING_MISTAKES]
+    kinds = kinds_of_mistakes(logits)
     if rounds:
-        kinds[3] = [(f"it runs {n} iteration{'s' * (n > 1)}, not {rounds}", {"always": n}) for n in range(1, 8) if n != rounds]
-    yield from combined(route, [kinds[0], [*kinds[1], *OTHER_SQUASHES], *kinds[2:]], (1, 2), **changes)
-    yield from combined(route, kinds, (3,), **changes)
+        kinds[3] = [
+            (f"it runs {n} iteration{'s' * (n > 1)}, not {rounds}", {"always": n}) for n in range(1, 8) if n != rounds
+        ]
+    squashes = [*kinds[1], *OTHER_SQUASHES]
+    yield from combined(route, [kinds[0], squashes, *kinds[2:]], (1, 2))
+    yield from combined(route, [kinds[0], squashes, kinds[2]], (3,))
+    yield from combined(route, kinds, (3,))
+
+
+def kinds_of_mistakes(logits: str = "") -> list[list[tuple[str, dict]]]:
+    at = f". Use dim={logits.index('j')} of b {in_words(logits)}" if logits else ""
+    return [[(says.format(at=at), change) for says, change in kind] for kind in ROUTING_MISTAKES]
 
 
 @checker
@@ -108,10 +117,9 @@ def dynamic_routing(function: Callable[[Tensor, int], Tensor], layout: str = "bi
     cases = [(1.5 * noise(*sizes), n) for *sizes, n in [(3, 7, 4, 5, 3), (3, 7, 4, 5, 1), (2, 3, 6, 4, 2)]]
     asked = _routing_in(layout, returns, function)
     logits = layout.replace("d", "")
-    mistakes = routing_mistakes(logits.index("j"), ", ".join(logits.upper()))
     mistake, said = library.dynamic_routing, ""
     try:
-        compare(asked, cases, library.dynamic_routing, mistakes)
+        compare(asked, cases, library.dynamic_routing, routing_mistakes(logits))
     except Wrong as problem:
         for other in ["bijd1", "bjid", "bij1d", "b1ijd"] if layout == "bijd" and not problem.known else []:
             with contextlib.suppress(Wrong):
@@ -134,6 +142,8 @@ def dynamic_routing(function: Callable[[Tensor, int], Tensor], layout: str = "bi
 
 def beyond(asked: Asked, mistake: Callable, said: str, small: tuple) -> Iterator[str]:
     """What else is wrong with code that does what `mistake` does, with short votes and with none."""
+    while mistake(*small).norm(dim=-1).median() < 3e-4 and small[0].abs().max() < 1e4:  # before squash about 0.02
+        small = (3 * small[0], *small[1:])
     wanted = mistake(*small)
     out = asked.shaped(asked(*small), wanted.shape, small)
     if not (close(out, wanted, 0.02) or "in your squash" in said):
@@ -147,7 +157,9 @@ def _routing_in(layout: str, returns: str, function: Callable) -> Asked:
         return restore(out, "bjd", returns, dict(zip("bijd", u_hat.shape, strict=True)))
 
     takes = f"u_hat {in_words(layout)}, iterations"
-    return Asked(function, takes, in_words(returns), dress=lambda u, n: (arrange(u, "bijd", layout), n), undress=undress)
+    return Asked(
+        function, takes, in_words(returns), dress=lambda u, n: (arrange(u, "bijd", layout), n), undress=undress
+    )
 
 
 def _with_own_squash(asked: Asked, cases: Sequence[tuple], logits: str) -> Wrong | None:
@@ -167,9 +179,13 @@ def _with_own_squash(asked: Asked, cases: Sequence[tuple], logits: str) -> Wrong
             return torch.lerp(along[low], along[low + 1], place - low) * s / n
 
         says = "in your squash stands another formula than equation 1: " + (lengths_of_squash(single[None], library.squash(lengths[None, :, None] * unit[0])) or "print the length that it gives to vectors of length 0.1, 1 and 10")  # fmt: skip
-        kinds = [[(words.format(j=logits.index("j"), logits=", ".join(logits.upper())), change) for words, change in kind] for kind in (ROUTING_MISTAKES[0], *ROUTING_MISTAKES[2:])]  # fmt: skip
+        kinds = kinds_of_mistakes(logits)
+        kinds = [kinds[0], *kinds[2:]]
         results = [asked(*case) for case in cases]
-        for words, make in [("", functools.partial(route, squash=squash)), *combined(route, kinds, (1, 2), squash=squash)]:
+        for words, make in [
+            ("", functools.partial(route, squash=squash)),
+            *combined(route, kinds, (1, 2), squash=squash),
+        ]:
             if all(close(out, make(*case), 0.01) for out, case in zip(results, cases, strict=True)):
                 return Wrong("; and ".join(filter(None, [says, words])), mistake=make)
     return None

@@ -103,7 +103,10 @@ def checker(check: Callable) -> Callable[..., Verdict]:
             raise
         except Exception as error:  # nothing that a reader passes may end in a traceback of a checker
             says = (str(error).splitlines() or [""])[0][:200]
-            return Verdict(None, f"{check.__name__} can't look at this: {type(error).__name__}: {says}. See help(checks.{check.__name__}) for what it takes")
+            return Verdict(
+                None,
+                f"{check.__name__} can't look at this: {type(error).__name__}: {says}. See help(checks.{check.__name__}) for what it takes",
+            )
 
     run.__annotations__ = {**check.__annotations__, "return": Verdict}
     return run
@@ -291,12 +294,12 @@ def _unusable(asked: Asked, cases: Sequence[tuple], pairs: Sequence, right: Call
     )  # fmt: skip
 
 
-def in_any_dress(function: Callable, dresses: Sequence[tuple[str, Callable]]) -> str:
-    """What to say of the first dress in which a check of the function passes; else the `Wrong` that knows most."""
+def in_any_dress(dresses: Sequence[tuple[str, Callable]]) -> str:
+    """What to say of the first check that finds nothing; else the `Wrong` that knows most."""
     problems = []
     for says, check in dresses:
         try:
-            check(function)
+            check()
             return says
         except Wrong as problem:
             problems.append(problem)
@@ -382,7 +385,12 @@ def _sizes(layout: str, sizes: Mapping[str, int]) -> list[int]:
 def layout_of(layout: str, axes: str, may: str = "1") -> str:
     """A layout in small letters, if it names each of the axes once; `may` stand in it besides."""
     letters = re.sub(f"[{may}()]", "", layout.lower()) if isinstance(layout, str) else ""
-    wrong_if((sorted(letters) != sorted(axes), f"layout names each of the axes {', '.join(axes)} once, such as {axes!r}; got {layout!r}"))
+    wrong_if(
+        (
+            sorted(letters) != sorted(axes),
+            f"layout names each of the axes {', '.join(axes)} once, such as {axes!r}; got {layout!r}",
+        )
+    )
     return layout.lower()
 
 
