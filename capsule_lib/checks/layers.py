@@ -88,8 +88,10 @@ def capsule_layer(layer: Callable[[Tensor], Tensor], u: Tensor, takes: str = "bi
         yield f"before any training the median length is {lengths.median():.3f}: every class is 'present', and squash is flat there, so hardly any gradient flows. Draw the weights with a standard deviation of 0.1 or less, not 1"
     elif lengths.median() < 1e-6:
         yield f"before any training the median length is {lengths.median():.0e}: the capsules are all but zero, and so are their gradients. The weights' standard deviation is far too small: was fan-in counted over the capsules' axes?"
+    if not asked.capsules(0 * u).isfinite().all():
+        yield "input capsules of zero give results that are not finite: squash divides by a length of 0"
     asked.check_inputs()
-    return f"capsule layer: images do not disturb each other, untrained lengths are moderate (median {lengths.median():.3f})"
+    return f"capsule layer: images do not disturb each other, untrained lengths are moderate (median {lengths.median():.3f}). Its couplings can't be seen from outside: checks.routing_layer looks at them"
 
 
 def _mixed(layer: Callable, asked: Asked, u: Tensor, v: Tensor) -> Iterator[str]:

@@ -2,8 +2,10 @@
 
 import contextlib
 import copy
+import dis
 import inspect
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Generator, Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -35,60 +37,60 @@ def network(net: nn.Module, images: Tensor, labels: Tensor | None = None):
     if not fits:
         raise Unwritten("give an example of the input too: at least three images that differ, [B, C, H, W]")
     modes = {module: module.training for module in net.modules()}
+    decoder = False
     try:
-        yield from _in_use_and_training(net, images, labels)
+        decoder = yield from _in_use_and_training(net, images, labels)
+    except Wrong as problem:
+        yield str(problem)
     finally:
         for module, mode in modes.items():
             module.training = mode
     yield from _moves(net, images)
-    decoder = "" if _Call.decoder_seen else ". Not looked at: a decoder, which this network doesn't call"
-    return f"network: no softmax on the lengths, images don't disturb each other, a batch of one works, devices are free{decoder}"
+    decoder = "the decoder gets the right capsule" if decoder else "not looked at: a decoder, which this network doesn't call"
+    return f"network: no softmax on the lengths, images don't disturb each other, a batch of one works, devices are free, {decoder}"
 
 
 class _Call:
-    """One call of a network, and what can be told from it: lengths [B, J], and how much of each capsule the decoder gets [B, J]."""
+    """One call of a network, and what can be told from it.
 
-    decoder_seen = False
+    lengths [B, J], capsules [B, J, D] or None, and kept [B, J]: which capsules the decoder gets, None where there is none.
+    """
 
     def __init__(self, net: nn.Module, *inputs: Tensor):
         fed = []
-        hooks = [
-            module.register_forward_pre_hook(lambda module, given: fed.append(given[0].detach().clone()))
-            for module in net.modules()
-            if isinstance(module, nn.Linear)
-        ]
-        names = ["images", "labels"][: len(inputs)]
-        asked = Asked(lambda *given: [net(*given)], ", ".join(names), "lengths")
-        asked._tensor = lambda out: out
+        layers = [module for module in net.modules() if isinstance(module, nn.Linear)]
+        hooks = [layer.register_forward_pre_hook(lambda layer, given: fed.append(given[0].detach().clone())) for layer in layers]  # fmt: skip
+        asked = Asked(lambda *given: _Outputs(net(*given)), "images, labels"[: 6 + 8 * (len(inputs) > 1)], "lengths")
+        asked.as_tensor = lambda out: out
         try:
-            out = asked(*inputs)
+            tensors = asked(*inputs)
         finally:
             for hook in hooks:
                 hook.remove()
-        size, count = inputs[0][0].numel(), len(inputs[0])
-        found = [without_trailing(x.detach(), 2) for x in _tensors(out) if x.is_floating_point() and x.dim()]
+        count, size = len(inputs[0]), inputs[0][0].numel()
+        found = [without_trailing(x.detach(), 2) for x in tensors if x.is_floating_point() and x.dim()]
         shapes = ", ".join(str(list(x.shape)) for x in found)
         found = [x for x in found if len(x) == count and x[0].numel() != size]
         self.capsules = next((x for x in found if x.dim() == 3), None)
-        self.lengths = next((x for x in found if x.dim() == 2), None)
+        # A tensor of 0 and 1 alone is a mask or a set of labels.
+        self.lengths = next((x for x in found if x.dim() == 2 and not ((x == 0) | (x == 1)).all()), None)
         if self.lengths is None and self.capsules is not None:
             self.lengths = self.capsules.norm(dim=2)
         if self.lengths is None:
             raise Wrong(f"no lengths [B, J] and no capsules [B, J, D] are among what it returns for {count} image{'s' * (count > 1)}: {shapes or 'nothing'}", known=1)  # fmt: skip
-        self.kept = None
-        classes = self.lengths.shape[1]
-        for x in fed:
-            if (
-                x.dim() == 2
-                and len(x) == count
-                and x.shape[1] % classes == 0
-                and x.shape[1] > classes
-                and self.kept is None
-            ):
-                rows = x.view(count, classes, -1)
-                if self.capsules is None or rows.shape == self.capsules.shape:
-                    self.kept = rows.norm(dim=2) > 1e-6 * rows.norm(dim=2).amax(dim=1, keepdim=True)
-        _Call.decoder_seen |= self.kept is not None
+        classes, self.kept = self.lengths.shape[1], None
+        for x in fed[::-1]:  # the first one stays
+            if x.dim() == 2 and len(x) == count and x.shape[1] > classes and x.shape[1] % classes == 0:
+                rows = x.view(count, classes, -1).norm(dim=2)
+                if self.capsules is None or x.shape[1] == self.capsules[0].numel():
+                    self.kept = rows > 1e-6 * rows.amax(dim=1, keepdim=True)
+
+
+class _Outputs(list):
+    """All tensors that a network returns, whatever they are packed in."""
+
+    def __init__(self, out):
+        super().__init__(_tensors(out))
 
 
 def _tensors(out) -> Iterator[Tensor]:
@@ -100,8 +102,8 @@ def _tensors(out) -> Iterator[Tensor]:
         yield from _tensors(part)
 
 
-def _in_use_and_training(net: nn.Module, images: Tensor, labels: Tensor | None) -> Iterator[str]:
-    _Call.decoder_seen = False
+def _in_use_and_training(net: nn.Module, images: Tensor, labels: Tensor | None) -> Generator[str, None, bool]:
+    """What is wrong in eval mode and in training mode; returns whether a decoder was seen."""
     net.eval()
     made_up = torch.arange(len(images), device=images.device) % 10 if labels is None else labels
     needs = ()  # what the network can't do without
@@ -134,7 +136,7 @@ def _in_use_and_training(net: nn.Module, images: Tensor, labels: Tensor | None) 
         alone = _Call(net, images[:1], *(x[:1] for x in needs))
         if alone.lengths.shape != lengths[:1].shape:
             raise Wrong(f"lengths come as {list(alone.lengths.shape)}")
-        if not (sums[0] or close(alone.lengths, lengths[:1], 1e-3)):
+        if not sums[0] and _mixes(net, images, needs):
             yield "the lengths of an image change with its batch-mates: average no logits and take no softmax over the batch"
     except Wrong as problem:
         yield f"a batch of one image fails: a squeeze without an axis takes the batch away, so name the axis. {problem}"
@@ -142,13 +144,13 @@ def _in_use_and_training(net: nn.Module, images: Tensor, labels: Tensor | None) 
     if use.kept is not None and not needs:
         if (use.kept.sum(1) > 1).all():
             yield "the decoder gets all capsules: keep the longest alone in use, the label's alone in training"
-            return
+            return True
         if not torch.equal(use.kept, longest):
             yield f"in use the decoder gets another capsule than the longest, for {int((use.kept != longest).any(1).sum())} of {len(images)} images: take no softmax over the batch before you choose"
     given = (lengths.argmax(1) + 1) % classes if labels is None else labels
     wanted = F.one_hot(given.long(), classes).bool()
     if torch.equal(wanted, longest):
-        return  # no difference can be seen
+        return use.kept is not None  # no difference can be seen
     net.train()
     waits = in_training_mode(net)
     for form in (given, wanted.float(), None):
@@ -160,7 +162,18 @@ def _in_use_and_training(net: nn.Module, images: Tensor, labels: Tensor | None) 
         if training.kept is not None and not torch.equal(training.kept, wanted) and not (waits and not torch.equal(now, longest)):  # fmt: skip
             says = "the longest capsule" if torch.equal(training.kept, now) else "another capsule than the label's"
             yield f"in training, too, the decoder gets {says}: it should get the label's, or it learns to draw the network's mistakes"
-        break
+        return use.kept is not None or training.kept is not None
+    return use.kept is not None
+
+
+def _mixes(net: nn.Module, images: Tensor, needs: tuple) -> bool:
+    """Whether an image's lengths change with its batch-mates: in float64, where that shows however short the capsules are."""
+    with contextlib.suppress(Exception):  # it may not run in float64
+        exact = copy.deepcopy(net).double()
+        alone, both = (_Call(exact, x.double(), *(y[: len(x)] for y in needs)).lengths for x in (images[:1], images))
+        return not close(alone, both[:1], 1e-6)
+    alone, both = (_Call(net, x, *(y[: len(x)] for y in needs)).lengths for x in (images[:1], images))
+    return not close(alone, both[:1], 1e-3)
 
 
 def _moves(net: nn.Module, images: Tensor) -> Iterator[str]:
@@ -170,7 +183,8 @@ def _moves(net: nn.Module, images: Tensor) -> Iterator[str]:
         yield f"{', '.join(plain)} stays behind when the network moves to another device: it is a plain tensor, so use register_buffer"
     kinds = {type(module) for module in net.modules() if not type(module).__module__.startswith("torch.")}
     functions = [f for kind in kinds for f in vars(kind).values() if inspect.isfunction(f)]
-    written = sorted(f.__qualname__ for f in functions if "cuda" in f.__code__.co_names)
+    pairs = {f.__qualname__: list(itertools.pairwise(dis.get_instructions(f))) for f in functions}
+    written = sorted(name for name, steps in pairs.items() if any(b.argval == "cuda" and a.argval != "torch" for a, b in steps))
     if written:
         yield f".cuda is written into {', '.join(written)}: make new tensors where the input is, with device=x.device"
     elif not plain:

@@ -148,7 +148,7 @@ class Asked:
             if _is_stub(self.function):
                 raise Unwritten(UNWRITTEN)
             raise Wrong(f"your function returned {out}: did you forget return? (print shows a value and hands nothing back)")  # fmt: skip
-        return self.undress(self._tensor(out), *inputs)
+        return self.undress(self.as_tensor(out), *inputs)
 
     def gradient(self, inputs: Sequence) -> tuple[Tensor, float]:
         """The gradient of the results' weighted sum with respect to the first input, and how far it may be off."""
@@ -204,12 +204,13 @@ class Asked:
         for (name, axes), x in zip(self.inputs, inputs, strict=True):
             if isinstance(x, Tensor):
                 half = " in float16" * (x.dtype == torch.float16)
-                words.append(f"{name} [{', '.join(axes)}] = {list(x.shape)}{half}" if axes else f"{name} = {x:.3g}")
+                axes = f" [{', '.join(axes)}]" * bool(axes)
+                words.append(f"{name}{axes} = {list(x.shape)}{half}" if x.dim() else f"{name} = {x:.3g}")
             elif not callable(x):
                 words.append(f"{name} = {x}")
         return ", ".join(words)
 
-    def _tensor(self, out) -> Tensor:
+    def as_tensor(self, out) -> Tensor:
         if isinstance(out, list | tuple) and out:
             if all(np.isscalar(x) or (isinstance(x, Tensor) and x.numel() == 1) for x in out):
                 return torch.stack([torch.as_tensor(x).reshape(()).double() for x in out])
