@@ -138,7 +138,7 @@ def _short(vector: Tensor) -> str:
 
 
 @checker
-def primary_caps(layer: Callable[[Tensor], Tensor], maps: Tensor, *, kernel_size: int = 1, squashed: bool = True):
+def primary_caps(layer: Callable[[Tensor], Tensor], maps: Tensor, *, kernel_size: int = 1, squashed: bool = True, returns: str = "bik"):  # fmt: skip
     """Check that the dimensions of each capsule come from one place of the feature map.
 
     Every row and every column of `maps` is changed in turn, and the capsules that notice are noted. It needs no look inside.
@@ -148,10 +148,13 @@ def primary_caps(layer: Callable[[Tensor], Tensor], maps: Tensor, *, kernel_size
         maps: an example of its input, [1, C, H, W].
         kernel_size: of the layer's convolution; 1 for a function that only regroups.
         squashed: whether the layer ends in squash.
+        returns: the axes of what the layer returns, as letters: b batch, i capsules, k dimensions, 1 an axis of size 1.
     """
+    returns = layout_of(returns, "bik")
     fits = isinstance(maps, Tensor) and maps.dim() == 4
     wrong_if((not fits, "give an example of the layer's input too: feature maps [1, C, H, W]"))
-    return places(Asked(layer, "maps [B, C, H, W]", "[B, I, K]"), maps, kernel_size, squashed)
+    asked = Asked(layer, "maps [B, C, H, W]", in_words(returns), undress=lambda out, x: restore(out, "bik", returns, dict(zip(returns, out.shape, strict=False))))  # fmt: skip
+    return places(asked, maps, kernel_size, squashed)
 
 
 @torch.no_grad()
@@ -181,7 +184,8 @@ def places(asked: Asked, maps: Tensor, kernel_size: int, squashed: bool) -> Iter
     common = [_shared(after / before, axis) for axis in (1, 2)]
     capsules, rows = ((after - factor * before).abs() > 1e-3 * factor.abs() * size for factor in common)
     turned = before.shape[1] < before.shape[2] and any(at_one_place(x.any(dim=1)).all() for x in (seen, rows))
-    wrong_if((turned, f"a transpose is missing: you return {before.shape[1]} rows of {before.shape[2]:,} numbers, [B, K, I], one per dimension. Turn them round with .transpose(1, 2), before squash"))  # fmt: skip
+    if turned:
+        raise Unwritten(f"a transpose is missing: you return {before.shape[1]} rows of {before.shape[2]:,} numbers, [B, K, I], one per dimension. Turn them round with .transpose(1, 2), before squash; or say returns='bki', if that is meant")  # fmt: skip
     if capsules.float().mean() < 0.8 * seen.float().mean():
         yield "you squash along the capsules, not along the dimensions of one capsule: all capsules change when one place does. Use dim=-1"
         seen, squashed = capsules, False

@@ -46,7 +46,9 @@ def network(net: nn.Module, images: Tensor, labels: Tensor | None = None):
         for module, mode in modes.items():
             module.training = mode
     yield from _moves(net, images)
-    decoder = "the decoder gets the right capsule" if decoder else "not looked at: a decoder, which this network doesn't call"
+    decoder = (
+        "the decoder gets the right capsule" if decoder else "not looked at: a decoder, which this network doesn't call"
+    )
     return f"network: no softmax on the lengths, images don't disturb each other, a batch of one works, devices are free, {decoder}"
 
 
@@ -184,7 +186,9 @@ def _moves(net: nn.Module, images: Tensor) -> Iterator[str]:
     kinds = {type(module) for module in net.modules() if not type(module).__module__.startswith("torch.")}
     functions = [f for kind in kinds for f in vars(kind).values() if inspect.isfunction(f)]
     pairs = {f.__qualname__: list(itertools.pairwise(dis.get_instructions(f))) for f in functions}
-    written = sorted(name for name, steps in pairs.items() if any(b.argval == "cuda" and a.argval != "torch" for a, b in steps))
+    written = sorted(
+        name for name, steps in pairs.items() if any(b.argval == "cuda" and a.argval != "torch" for a, b in steps)
+    )
     if written:
         yield f".cuda is written into {', '.join(written)}: make new tensors where the input is, with device=x.device"
     elif not plain:
