@@ -174,7 +174,7 @@ def _with_own_squash(asked: Asked, cases: Sequence[tuple], logits: str) -> Wrong
 
         def squash(s: Tensor) -> Tensor:
             n = s.norm(dim=-1, keepdim=True).clamp(1e-3, 31)
-            place = ((n.log() - lengths[0].log()) / (lengths[1] / lengths[0]).log()).clamp(0, 178.999)
+            place = ((n.log() - lengths[0].log()) / (lengths[1] / lengths[0]).log()).clamp(0, 178.999).nan_to_num()
             low = place.long()
             return torch.lerp(along[low], along[low + 1], place - low) * s / n
 
