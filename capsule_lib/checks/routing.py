@@ -91,7 +91,7 @@ def routing_mistakes(logits: str = "", rounds: int | None = None) -> Iterator[Mi
     kinds = kinds_of_mistakes(logits)
     if rounds:
         kinds[3] = [
-            (f"it runs {n} iteration{'s' * (n > 1)}, not {rounds}", {"always": n}) for n in range(1, 8) if n != rounds
+            (f"it runs {n} iteration{'s' * (n > 1)}, not {rounds}", {"always": n}) for n in range(1, 6) if n != rounds
         ]
     squashes = [*kinds[1], *OTHER_SQUASHES]
     yield from combined(route, [kinds[0], squashes, *kinds[2:]], (1, 2))
