@@ -57,7 +57,10 @@ def test_whatever_is_given_the_answer_is_in_words(name):
             except TypeError as error:
                 assert "takes" in str(error) and not isinstance(given, torch.Tensor), (given, error)
                 continue
-            assert isinstance(verdict, checks.Verdict) and verdict.message and (not verdict or name == "images"), (given, verdict)
+            assert isinstance(verdict, checks.Verdict) and verdict.message and (not verdict or name == "images"), (
+                given,
+                verdict,
+            )
             assert "can't look at this" not in verdict.message, (given, other, verdict)
 
 

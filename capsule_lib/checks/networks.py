@@ -209,7 +209,9 @@ def loader(train: Iterable, test: Iterable | None = None):
         train, test: a DataLoader, a dataset, or anything that gives (images, labels) and can be gone through more than once.
     """
     for name, given in (("train", train), ("test", test)):
-        if (name == "train" or given is not None) and not (isinstance(given, Iterable) or hasattr(given, "__getitem__")):
+        if (name == "train" or given is not None) and not (
+            isinstance(given, Iterable) or hasattr(given, "__getitem__")
+        ):
             raise NoFunction(f"checks.loader takes loaders or datasets; {name} is {type(given).__name__}")
     readings = [_batch(train) for _ in range(8)]
     pictures, labels = readings[0]
