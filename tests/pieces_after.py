@@ -150,6 +150,17 @@ def network(**settings):
     return checks.network(Net(**settings), PICTURES)
 
 
+class Asks(Net):
+    def forward(self, x, y=None):
+        torch.cuda.is_available()
+        return super().forward(x, y) if x.device.type != "cuda" else None
+
+
+class Moves(Net):
+    def forward(self, x, y=None):
+        return super().forward(x.to("cuda") if x.is_cuda else x, y)
+
+
 def stays():
     net = Net()
     net.caps = Votes(0.7)
@@ -217,6 +228,7 @@ PIECES = [
     ("routing layer: one image loses its axis", lambda: routing_layer(squeeze=True), True),
     ("routing layer: no such weight", lambda: checks.routing_layer(layer(), "weight", "1ijdk"), None),
     ("routing layer: no such number", lambda: checks.routing_layer(layer(), "W", "1ijdk", iterations="turns"), None),
+    ("routing layer: axes of one length", lambda: checks.routing_layer(capsule_lib.DigitCaps(40, 8, 10, 8), "weight", "jdik"), None),
     ("routing layer: a function", lambda: checks.routing_layer(lambda u: u, "W", "1ijdk"), None),
     # networks
     ("network: right", lambda: network(), True),
@@ -231,6 +243,8 @@ PIECES = [
     ("network: logits on the CPU", lambda: checks.network(stays(), PICTURES), ["another device"]),
     ("network: dropout", lambda: network(drop=True), True),
     ("network: the library's", lambda: checks.network(capsule_lib.load_pretrained("small"), OTHERS[:5], OTHER_LABELS[:5]), True),
+    ("network: asks for the device", lambda: checks.network(Asks(), PICTURES), True),
+    ("network: moves to CUDA", lambda: checks.network(Moves(), PICTURES), ["\\.cuda is written into Moves.forward"]),
     ("network: no images", lambda: checks.network(Net(), None), None),
     # loaders
     ("loader: right", lambda: checks.loader(loader(Moved(), shuffle=True), loader(TEST)), True),

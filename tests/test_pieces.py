@@ -85,11 +85,14 @@ def test_a_layer_and_a_network_are_as_they_were_afterwards():
     before, parameter = layer.W.detach().clone(), layer.W
     checks.routing_layer(layer, "W", "1ijdk", iterations="rounds")
     assert layer.W is parameter and torch.equal(layer.W, before) and layer.rounds == 3 and layer.W.grad is None
-    net = pieces_after.Net()
+    net = pieces_after.Net(drop=True)
+    net.conv = torch.nn.Sequential(net.conv, torch.nn.BatchNorm2d(8))
     net.decoder.eval()
+    random = torch.get_rng_state()
     state = {name: x.clone() for name, x in net.state_dict().items()}
     checks.network(net, pieces_after.PICTURES)
     assert (
         net.training and not net.decoder.training and all(torch.equal(x, state[k]) for k, x in net.state_dict().items())
     )
+    assert torch.equal(random, torch.get_rng_state())
     assert not any(module._forward_pre_hooks for module in net.modules())

@@ -4,7 +4,7 @@ import contextlib
 import functools
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,22 @@ def in_training_mode(layer: Callable) -> str:
     return ""
 
 
+@contextlib.contextmanager
+def untouched(layer: Callable) -> Iterator[None]:
+    """Keep a layer's modes and buffers, such as a batch norm's averages, and the reader's random state, as they are."""
+    modules = list(layer.modules()) if isinstance(layer, nn.Module) else []
+    modes, buffers = [m.training for m in modules], [b for m in modules for b in m.buffers(recurse=False)]
+    before = [b.clone() for b in buffers]
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        for module, mode in zip(modules, modes, strict=True):
+            module.training = mode
+        for buffer, kept in zip(buffers, before, strict=True):
+            buffer.data.copy_(kept)
+
+
 def layer_in(layer: Callable, takes: str, returns: str, sizes: dict[str, int] | None = None) -> Asked:
     """The layer as one that takes capsules [B, I, K] and returns [B, J, D]."""
     takes, returns = layout_of(takes, "bik"), layout_of(returns, "bjd")
@@ -74,6 +90,11 @@ def capsule_layer(layer: Callable[[Tensor], Tensor], u: Tensor, takes: str = "bi
     wrong_if(
         (not fits, f"give an example of the input too: capsules {in_words(takes)} of at least two images that differ")
     )
+    with untouched(layer):
+        return (yield from _from_outside(layer, asked, u))
+
+
+def _from_outside(layer: Callable, asked: Asked, u: Tensor) -> Generator[str, None, str]:
     v, again = asked.capsules(u), asked.capsules(u)
     wrong_if(
         (not v.isfinite().all(), "some capsules are not finite numbers"),
@@ -182,12 +203,18 @@ def routing_layer(layer: nn.Module, weight: str = "weight", layout: str = "jikd"
     known = routing_mistakes(rounds=None if isinstance(iterations, str) else iterations)
     mistakes = ((says, functools.partial(routed, make=make)) for says, make in known)
     before, mistake, said = parameter.data, routed, ""
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(untouched(layer))
+        stack.callback(setattr, parameter, "data", before)
+        if isinstance(iterations, str):
+            stack.callback(setattr, holder, name, original)
         parameter.data = arrange(matrix, "ijkd", layout).contiguous().to(before)
         try:
             compare(asked, cases, routed, mistakes, explain=lengths_of_squash)
         except Wrong as problem:
             waits = in_training_mode(layer)
+            if problem.known == 1 and len(set(sizes.values())) < 4 and not waits:
+                raise Unwritten(f"can't tell: {problem}. Two axes of this weight are equally long; give a layer in which I, J, K and D differ, so that the layout can't be mistaken") from None  # fmt: skip
             if not problem.mistake:
                 raise Wrong("; ".join(filter(None, [waits, str(problem)])), problem.known) from None
             mistake, said = problem.mistake, str(problem)
@@ -196,10 +223,6 @@ def routing_layer(layer: nn.Module, weight: str = "weight", layout: str = "jikd"
         out = asked(*cases[0])
         if parameter.requires_grad and not (out.requires_grad and torch.autograd.grad(out.sum(), parameter, allow_unused=True)[0] is not None):  # fmt: skip
             yield f"no gradient reaches {weight}: nothing could be learned. detach, no_grad, .data and NumPy cut it off"
-    finally:
-        parameter.data = before
-        if isinstance(iterations, str):
-            setattr(holder, name, original)
     rounds = "1, 2 and 3 iterations" if isinstance(iterations, str) else f"{iterations} iterations"
     return f"routing layer: the capsules of procedure 1 with {rounds}, from votes made by a known weight"
 

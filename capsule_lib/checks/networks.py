@@ -4,8 +4,7 @@ import contextlib
 import copy
 import dis
 import inspect
-import itertools
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, Subset
 
 from capsule_lib.checks.inputs import images as check_images
-from capsule_lib.checks.layers import in_training_mode
+from capsule_lib.checks.layers import in_training_mode, untouched
 from capsule_lib.checks.verdict import Asked, NoFunction, Unwritten, Wrong, checker, close, without_trailing, wrong_if
 
 
@@ -36,15 +35,12 @@ def network(net: nn.Module, images: Tensor, labels: Tensor | None = None):
     fits = isinstance(images, Tensor) and images.dim() > 2 and len(images) > 2 and not close(images[:1], images[1:2])
     if not fits:
         raise Unwritten("give an example of the input too: at least three images that differ, [B, C, H, W]")
-    modes = {module: module.training for module in net.modules()}
     decoder = False
     try:
-        decoder = yield from _in_use_and_training(net, images, labels)
+        with untouched(net):
+            decoder = yield from _in_use_and_training(net, images, labels)
     except Wrong as problem:
         yield str(problem)
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
     yield from _moves(net, images)
     decoder = (
         "the decoder gets the right capsule" if decoder else "not looked at: a decoder, which this network doesn't call"
@@ -83,7 +79,7 @@ class _Call:
         classes, self.kept = self.lengths.shape[1], None
         for x in fed[::-1]:  # the first one stays
             if x.dim() == 2 and len(x) == count and x.shape[1] > classes and x.shape[1] % classes == 0:
-                rows = x.view(count, classes, -1).norm(dim=2)
+                rows = x.reshape(count, classes, -1).norm(dim=2)
                 if self.capsules is None or x.shape[1] == self.capsules[0].numel():
                     self.kept = rows > 1e-6 * rows.amax(dim=1, keepdim=True)
 
@@ -107,7 +103,7 @@ def _tensors(out) -> Iterator[Tensor]:
 def _in_use_and_training(net: nn.Module, images: Tensor, labels: Tensor | None) -> Generator[str, None, bool]:
     """What is wrong in eval mode and in training mode; returns whether a decoder was seen."""
     net.eval()
-    made_up = torch.arange(len(images), device=images.device) % 10 if labels is None else labels
+    made_up = torch.arange(len(images), device=images.device) % 2 if labels is None else labels
     needs = ()  # what the network can't do without
     try:
         use = _Call(net, images)
@@ -154,18 +150,20 @@ def _in_use_and_training(net: nn.Module, images: Tensor, labels: Tensor | None) 
     if torch.equal(wanted, longest):
         return use.kept is not None  # no difference can be seen
     net.train()
-    waits = in_training_mode(net)
-    for form in (given, wanted.float(), None):
-        try:
-            training = _Call(net, images, *(() if form is None else (form,)))
-        except Wrong:
-            continue
-        now = F.one_hot(training.lengths.argmax(1), classes).bool()
-        if training.kept is not None and not torch.equal(training.kept, wanted) and not (waits and not torch.equal(now, longest)):  # fmt: skip
-            says = "the longest capsule" if torch.equal(training.kept, now) else "another capsule than the label's"
-            yield f"in training, too, the decoder gets {says}: it should get the label's, or it learns to draw the network's mistakes"
-        return use.kept is not None or training.kept is not None
-    return use.kept is not None
+    waits, seen, gets = in_training_mode(net), use.kept is not None, []
+    for form in ((given,), (wanted.float(),), ()):  # class numbers, one-hot, or no labels at all
+        with contextlib.suppress(Wrong):
+            if gets and not form:
+                break
+            training = _Call(net, images, *form)
+            now = F.one_hot(training.lengths.argmax(1), classes).bool()
+            if training.kept is not None:
+                seen = True
+                right = torch.equal(training.kept, wanted) or (waits and not torch.equal(now, longest))
+                gets.append("" if right else "the longest capsule" if torch.equal(training.kept, now) else "another capsule than the label's")  # fmt: skip
+    if gets and all(gets):
+        yield f"in training, too, the decoder gets {gets[-1]}: it should get the label's, or it learns to draw the network's mistakes"
+    return seen
 
 
 def _mixes(net: nn.Module, images: Tensor, needs: tuple) -> bool:
@@ -185,10 +183,7 @@ def _moves(net: nn.Module, images: Tensor) -> Iterator[str]:
         yield f"{', '.join(plain)} stays behind when the network moves to another device: it is a plain tensor, so use register_buffer"
     kinds = {type(module) for module in net.modules() if not type(module).__module__.startswith("torch.")}
     functions = [f for kind in kinds for f in vars(kind).values() if inspect.isfunction(f)]
-    pairs = {f.__qualname__: list(itertools.pairwise(dis.get_instructions(f))) for f in functions}
-    written = sorted(
-        name for name, steps in pairs.items() if any(b.argval == "cuda" and a.argval != "torch" for a, b in steps)
-    )
+    written = sorted(f.__qualname__ for f in functions if any(map(_to_cuda, *_steps(f))))
     if written:
         yield f".cuda is written into {', '.join(written)}: make new tensors where the input is, with device=x.device"
     elif not plain:
@@ -199,6 +194,18 @@ def _moves(net: nn.Module, images: Tensor) -> Iterator[str]:
             except RuntimeError as error:
                 if "same device" in str(error) or "expected device" in str(error):
                     yield f"it can't move to another device: {str(error).splitlines()[0][:160]}. Make new tensors where the input is, with device=x.device"
+
+
+def _steps(function: Callable) -> tuple[list, list]:
+    """A function's instructions, and for each of them the next."""
+    steps = list(dis.get_instructions(function))
+    return steps[:-1], steps[1:]
+
+
+def _to_cuda(step: dis.Instruction, following: dis.Instruction) -> bool:
+    """Whether two instructions are those of x.cuda() or x.to("cuda"); torch.cuda.is_available() moves nothing."""
+    method = following.opname in ("LOAD_ATTR", "LOAD_METHOD") and step.argval != "torch"
+    return following.argval == "cuda" and (method or step.argval == "to")
 
 
 @checker
