@@ -28,6 +28,14 @@ def summed(u, rounds):
     return v
 
 
+def last_one_right(u, rounds):
+    b = torch.zeros_like(u[..., 0])
+    for turn in range(rounds):
+        v = ball((b.softmax(1 if turn < rounds - 1 else 2)[..., None] * u).sum(1))
+        b = b + (u * v[:, None]).sum(-1)
+    return v
+
+
 def layer(**settings):
     return Votes(1.0, **settings)
 
@@ -80,6 +88,17 @@ class Batched(Votes):
     def forward(self, u):
         votes = (torch.cat([self.W] * 4) @ u[:, :, None, :, None]).squeeze(-1)
         return procedure(votes, self.rounds, mean=True)
+
+
+class Viewed(Votes):
+    """It is made for batches of 6, which its error doesn't say."""
+
+    def __init__(self):
+        super().__init__()
+        self.batch_size = 6
+
+    def forward(self, u):
+        return super().forward(u.reshape(self.batch_size, -1, 5))
 
 
 class Swapped(Votes):
@@ -191,6 +210,7 @@ PIECES = [
     ("routing: [J, B, I, 1, D]", lambda: checks.dynamic_routing(lambda u, n: procedure(u[..., 0, :].permute(1, 2, 0, 3), n).transpose(0, 1)[:, :, None], layout="jbi1d", returns="jb1d"), True),
     ("routing: [B, I, J, D, 1], not said so", lambda: checks.dynamic_routing(axes_of_one), None),
     ("routing: a sum over the batch", lambda: checks.dynamic_routing(summed), ["add the routing logits up over the batch"]),
+    ("routing: over the inputs but for the last", lambda: checks.dynamic_routing(last_one_right), ["over the inputs i in all iterations but the last"]),
     ("routing: exponential squash", lambda: checks.dynamic_routing(routed(squash=gentle)), ["1 - exp"]),
     ("routing: 10 % too long", lambda: checks.dynamic_routing(routed(squash=lambda s: 1.1 * ball(s))), ["another formula"]),
     ("routing: always three", lambda: checks.dynamic_routing(lambda u, n: procedure(u, 3)), ["always run three"]),
@@ -224,6 +244,7 @@ PIECES = [
     ("routing layer: 1,152 inputs", lambda: checks.routing_layer(capsule_lib.DigitCaps(1152, 8, 10, 16), "weight", "jkid", iterations="iterations"), True),
     ("routing layer: [B, K, I] to [B, J, D, 1]", lambda: checks.routing_layer(Swapped(), "W", "1ijdk", "bki", "bjd1", "rounds"), True),
     ("routing layer: for batches of 4", lambda: checks.routing_layer(Batched(), "W", "1ijdk", iterations="rounds"), ["batches of 4 only", "over the batch"]),
+    ("routing layer: for batches of 6", lambda: checks.routing_layer(Viewed(), "W", "1ijdk", iterations="rounds"), ["batches of 6 only"]),
     ("routing layer: each number", lambda: routing_layer(squash=each_number), ["by itself"]),
     ("routing layer: one image loses its axis", lambda: routing_layer(squeeze=True), True),
     ("routing layer: no such weight", lambda: checks.routing_layer(layer(), "weight", "1ijdk"), None),

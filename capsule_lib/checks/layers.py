@@ -184,8 +184,9 @@ def routing_layer(layer: nn.Module, weight: str = "weight", layout: str = "jikd"
     batches = [n for n in range(2, 12) if n not in sizes.values()][:2]
     try:
         single(torch.zeros(batches[0], sizes["i"], sizes["k"]))
-    except Wrong as problem:  # a batch size may be written into the layer: its error then names it
-        for n in {int(digits) for digits in re.findall(r"\b\d+\b", str(problem))} - {batches[0]}:
+    except Wrong as problem:  # a batch size may be written into the layer: an attribute or its error then names it
+        named = [n for module in layer.modules() for key, n in vars(module).items() if "batch" in key and isinstance(n, int)]  # fmt: skip
+        for n in {*named, *map(int, re.findall(r"\b\d+\b", str(problem)))} - {batches[0]}:
             with contextlib.suppress(Wrong):
                 if 1 < n <= 64 and len(single(torch.zeros(n, sizes["i"], sizes["k"]))):
                     batches = [n]

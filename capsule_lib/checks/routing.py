@@ -31,6 +31,7 @@ from capsule_lib.checks.verdict import (
 ROUTING_MISTAKES = [
     [
         ("your softmax sums to one over the inputs i; the paper normalises over the outputs j: each input shares itself out{at}", {"softmax_dim": 1}),
+        ("your softmax sums to one over the inputs i in all iterations but the last; the paper normalises over the outputs j in each of them{at}", {"softmax_dim": 1, "last_dim": 2}),
         ("your softmax runs over the batch; the paper normalises over the outputs j{at}", {"softmax_dim": 0}),
         ("you take a sigmoid of the logits; the paper takes a softmax over the outputs j{at}", {"softmax_dim": None}),
     ],
@@ -64,14 +65,16 @@ ROUTING_MISTAKES = [
 OTHER_SQUASHES = [(f"in your squash, {says}", {"squash": formula}) for says, formula in SQUASH_MISTAKES[2:]]
 
 
-def route(u_hat, iterations, softmax_dim=2, squash=library.squash, share=None, extra=0, always=None, replace=False, agree_with_s=False, agreement=torch.Tensor.sum, cosine=False, mean=False, squash_votes=False, aggregate=False, silent=0):  # fmt: skip
+def route(u_hat, iterations, softmax_dim=2, last_dim=None, squash=library.squash, share=None, extra=0, always=None, replace=False, agree_with_s=False, agreement=torch.Tensor.sum, cosine=False, mean=False, squash_votes=False, aggregate=False, silent=0):  # fmt: skip
     """Procedure 1 with mistakes. `silent`: how many inputs there are besides, all of whose votes are 0."""
     u_hat = library.squash(u_hat) if squash_votes else u_hat
     u_hat = u_hat.sum(1, keepdim=True) if aggregate else u_hat
     b, v, silent = torch.zeros_like(u_hat[..., 0]), torch.zeros_like(u_hat[:, 0]), 0 if aggregate else silent
-    for _ in range((always or iterations) + extra):
-        c = b.sigmoid() if softmax_dim is None else b.softmax(softmax_dim)
-        if silent and softmax_dim == 1:  # their logits stay 0
+    rounds = (always or iterations) + extra
+    for turn in range(rounds):
+        dim = softmax_dim if last_dim is None or turn < rounds - 1 else last_dim
+        c = b.sigmoid() if dim is None else b.softmax(dim)
+        if silent and dim == 1:  # their logits stay 0
             c = c * b.exp().sum(1, keepdim=True) / (b.exp().sum(1, keepdim=True) + silent)
         s = torch.einsum("bij,bijd->bjd", c, u_hat) / (b.shape[1] + silent if mean else 1)
         v = squash(s)
