@@ -90,6 +90,19 @@ class Batched(Votes):
         return procedure(votes, self.rounds, mean=True)
 
 
+class Many(Votes):
+    """As many inputs as the paper's layer has, and an epsilon that does no harm."""
+
+    def __init__(self, **settings):
+        super().__init__(squash=harmless, **settings)
+        self.W = nn.Parameter(0.1 * torch.randn(1, 1152, 4, 6, 5))
+
+
+def harmless(s):
+    squared = s.square().sum(-1, keepdim=True)
+    return squared / (1 + squared) * s / (squared + 1e-8).sqrt()
+
+
 class Viewed(Votes):
     """It is made for batches of 6, which its error doesn't say."""
 
@@ -244,6 +257,8 @@ PIECES = [
     ("routing layer: 1,152 inputs", lambda: checks.routing_layer(capsule_lib.DigitCaps(1152, 8, 10, 16), "weight", "jkid", iterations="iterations"), True),
     ("routing layer: [B, K, I] to [B, J, D, 1]", lambda: checks.routing_layer(Swapped(), "W", "1ijdk", "bki", "bjd1", "rounds"), True),
     ("routing layer: for batches of 4", lambda: checks.routing_layer(Batched(), "W", "1ijdk", iterations="rounds"), ["batches of 4 only", "over the batch"]),
+    ("routing layer: a small epsilon", lambda: checks.routing_layer(Many(), "W", "1ijdk", iterations="rounds"), True),
+    ("routing layer: over 1,152 inputs, a small epsilon", lambda: checks.routing_layer(Many(axis=1), "W", "1ijdk", iterations="rounds"), ["over the inputs", "^(?!.*short vectors)"]),
     ("routing layer: for batches of 6", lambda: checks.routing_layer(Viewed(), "W", "1ijdk", iterations="rounds"), ["batches of 6 only"]),
     ("routing layer: each number", lambda: routing_layer(squash=each_number), ["by itself"]),
     ("routing layer: one image loses its axis", lambda: routing_layer(squeeze=True), True),
