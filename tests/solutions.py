@@ -12,7 +12,7 @@ from pathlib import Path
 import nbclient
 import nbformat
 
-from capsule_lib.checks.answer_key import look_up
+from capsule_lib.checks.exercises.answer_key import look_up
 
 UNCOMPARED = {"tags": ["nbval-ignore-output"]}
 FENCE = re.compile(r"^```python\n(.*?)^```$", re.M | re.S)

@@ -17,8 +17,8 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from solutions import asked, executable, execute, proving, solution
 
 from capsule_lib import checks
-from capsule_lib.checks import answer_key, answers, record
-from capsule_lib.checks.answer_key import Expected, Truth
+from capsule_lib.checks.exercises import answer_key, answers, record
+from capsule_lib.checks.exercises.answer_key import Expected, Truth
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 PATHS = sorted(FOLDER.glob("[0-9]*.ipynb"))
@@ -26,8 +26,8 @@ NAMES = [path.stem for path in PATHS]
 PREDICTION = "\n".join(  # adds keys of its own to the answer key, inside a kernel
     [
         "from capsule_lib import checks, plots",
-        "from capsule_lib.checks import answer_key",
-        "from capsule_lib.checks.answer_key import Expected, Truth",
+        "from capsule_lib.checks.exercises import answer_key",
+        "from capsule_lib.checks.exercises.answer_key import Expected, Truth",
         "answer_key._all = lambda kind: {",
         "    'predictions': {'03.2': Truth('it shrinks', 'x < 1'), '03.3': Truth('it grows', 'x < 1')},",
         "    'exercises': {'03.1': Expected(0.25)},",

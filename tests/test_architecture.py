@@ -76,6 +76,22 @@ def test_the_core_is_small():
     assert len(files) <= 12 and sum(len(path.read_text().splitlines()) for path in files) <= 1200
 
 
+READ_IN_ONE_SITTING = {  # the room of checkers, in the parts that a reader reads it in
+    "how code is asked": ["__init__", "verdict", "reports"],
+    "what readers write": ["capsules", "routing", "losses", "inputs"],
+    "what others wrote": ["layers", "networks"],
+}
+
+
+def test_each_part_of_the_checkers_is_read_in_one_sitting_and_knows_no_exercise():
+    files = {path.stem: path for path in (PACKAGE / "checks").glob("*.py")}
+    assert files.keys() == {name for part in READ_IN_ONE_SITTING.values() for name in part}
+    for part, names in READ_IN_ONE_SITTING.items():
+        assert sum(len(files[name].read_text().splitlines()) for name in names) <= 900, part
+    for name in files.keys() - {"__init__"}:
+        assert not any("exercises" in parts for parts in imported(files[name])), name
+
+
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_the_first_line_says_what_a_file_is_for(path):
     docstring = ast.get_docstring(ast.parse(path.read_text()))

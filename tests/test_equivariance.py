@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from capsule_lib import checks
-from capsule_lib.checks.equivariance import FAMILIES
+from capsule_lib.checks.exercises.equivariance import FAMILIES
 
 AXIS = torch.arange(28.0)
 

@@ -28,7 +28,7 @@ from capsule_lib import (
     save_weights,
     weights,
 )
-from capsule_lib.checks import record
+from capsule_lib.checks.exercises import record
 from capsule_lib.data import digits
 from capsule_lib.explorer import CapsuleExplorer, load_spreads, save_spreads
 from capsule_lib.explorer import spreads as spreads_file

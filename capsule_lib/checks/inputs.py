@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from capsule_lib.checks.verdict import Asked, Wrong, answered, checker, close, compare, noise, wrong_if
+from capsule_lib.checks.verdict import Asked, Wrong, answered, checker, close, wrong_if
 
 
 @checker
@@ -64,26 +64,3 @@ def images(batch: Tensor):
         (low < 0 or high > 1, f"values run from {low:.2f} to {high:.2f}, and a sigmoid reaches 0..1 only: leave out the normalisation to mean 0"),
     )  # fmt: skip
     return f"images: {low:.2f} to {high:.2f}, all within the sigmoid's reach"
-
-
-DENORMALISE_MISTAKES = [
-    ("clamping keeps the range and loses grey values: undo the two steps of the normalisation, in reverse order", lambda x, mean, sd: x.clamp(0, 1)),
-    ("stretching to 0..1 keeps the range and changes the grey values: undo the two steps of the normalisation, in reverse order", lambda x, mean, sd: (x - x.min()) / (x.max() - x.min())),
-    ("a sigmoid keeps the range and bends the grey values: undo the two steps of the normalisation, in reverse order", lambda x, mean, sd: x.sigmoid()),
-    ("the order is the wrong one: dividing came last, so multiply first, then add the mean", lambda x, mean, sd: (x + mean) * sd),
-    ("you add the mean and forget the standard deviation", lambda x, mean, sd: x + mean),
-    ("you multiply by the standard deviation and forget the mean", lambda x, mean, sd: x * sd),
-    ("you subtract the mean once more: add it", lambda x, mean, sd: x * sd - mean),
-    ("you divide by the standard deviation once more: multiply by it", lambda x, mean, sd: x / sd + mean),
-    ("you normalise once more: undo the two steps, in reverse order", lambda x, mean, sd: (x - mean) / sd),
-]  # fmt: skip
-
-
-@checker
-def denormalise(function: Callable[[Tensor, Tensor, Tensor], Tensor]):
-    """Check that a normalisation is undone. `function` takes normalised images [B, C, H, W], mean and standard deviation; it returns the images."""
-    asked = Asked(function, "normalised [B, C, H, W], mean, deviation", "[B, C, H, W]")
-    originals = [0.05 + 0.9 * noise(*shape).sigmoid() for shape in [(4, 1, 28, 28), (2, 3, 9, 11)]]
-    cases = [((x - x.mean()) / x.std(), x.mean(), x.std()) for x in originals]
-    compare(asked, cases, lambda x, mean, sd: x * sd + mean, DENORMALISE_MISTAKES)
-    return "denormalise: every grey value is the old one, all within the sigmoid's reach"

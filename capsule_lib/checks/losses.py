@@ -1,6 +1,5 @@
 """Checkers for the two losses and for the mask before the decoder."""
 
-import functools
 from collections.abc import Callable
 
 import torch
@@ -8,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from capsule_lib import losses as library
-from capsule_lib.checks.verdict import Asked, checker, combined, compare, noise
+from capsule_lib.checks.verdict import Asked, checker, combined, compare, in_any_dress, noise
 
 # What published losses do instead, as changes to `_margin`. One of each kind may be made at once.
 MARGIN_MISTAKES = [
@@ -44,17 +43,43 @@ def _margin(lengths, labels, m_plus=0.9, m_minus=0.1, up=1, down=0.5, power=2, h
     return reduce(up * present * too_short + down * absent(present) * too_long)
 
 
+def _one_hot(x: Tensor, labels: Tensor) -> Tensor:
+    return F.one_hot(labels, x.shape[1]).float()
+
+
+def _as_capsules(lengths: Tensor) -> Tensor:
+    """Capsules [B, J, 8] of these lengths."""
+    return lengths[..., None] * F.normalize(noise(*lengths.shape, 8), dim=-1)
+
+
+MARGIN_DRESSES = [  # what the function takes, and how to say so of one that takes something else than most
+    ("lengths [B, J], labels [B]", lambda a, y: (a, y), ""),
+    ("lengths [B, J], labels [B, J]", lambda a, y: (a, _one_hot(a, y)), " It takes one-hot labels."),
+    ("capsules [B, J, D], labels [B]", lambda a, y: (_as_capsules(a), y), " It takes capsules."),
+    ("capsules [B, J, D], labels [B, J]", lambda a, y: (_as_capsules(a), _one_hot(a, y)), " It takes capsules and one-hot labels."),
+]  # fmt: skip
+
+
 @checker
 def margin_loss(function: Callable[[Tensor, Tensor], Tensor]):
-    """Check the margin loss (equation 4). `function` takes lengths [B, J] and labels [B], returns a scalar."""
-    asked = Asked(function, "lengths [B, J], labels [B]", "one number")
+    """Check the margin loss (equation 4). `function` takes lengths [B, J] and labels [B], returns a scalar.
+
+    Capsules [B, J, D] in the place of lengths and one-hot labels [B, J] are as good.
+    """
     cases = []
     for labels, classes in [([0, 9, 2, 1, 3, 2], 10), ([4, 0, 4, 1], 5)]:
         lengths = torch.rand(len(labels), classes, generator=torch.Generator().manual_seed(0))
         lengths[:2, labels[0]] = torch.tensor([0.98, 0.02])  # one of each beyond its margin, where the loss is flat
         cases.append((lengths, torch.tensor(labels)))
-    compare(asked, cases, library.margin_loss, list(combined(_margin, MARGIN_MISTAKES)), gradient=True)
-    return f"margin_loss: {library.margin_loss(*cases[0]):.4f} on six made-up images, as by hand"
+    mistakes = list(combined(_margin, MARGIN_MISTAKES))
+
+    def in_dress(takes: str, dress: Callable) -> None:
+        compare(Asked(function, takes, "one number", dress=dress), cases, library.margin_loss, mistakes, gradient=True)
+
+    says = in_any_dress([(words, lambda takes=takes, dress=dress: in_dress(takes, dress)) for takes, dress, words in MARGIN_DRESSES])  # fmt: skip
+    return f"margin_loss: {library.margin_loss(*cases[0]):.4f} on six made-up images, as by hand.{says}".removesuffix(
+        "."
+    )
 
 
 def _summed(a, b):
@@ -68,6 +93,7 @@ RECONSTRUCTION_MISTAKES = [
     ("784 (or 0.392) is written into your code: that is the size of one kind of image. Count the numbers in an image, images[0].numel()", lambda a, b: 0.0005 * 784 * F.mse_loss(a, b)),
     ("you count the pixels and forget the colour channels: an image has C × H × W numbers", lambda a, b: _summed(a, b).mean() / a.shape[1]),
     ("you sum over the batch too: sum over the pixels of an image, average over the batch", lambda a, b: _summed(a, b).sum()),
+    ("0.392 belongs before the *mean* over the pixels, and you put it before their sum: 784 times too strong, and the margin loss drowns", lambda a, b: 0.0005 * a[0].numel() * _summed(a, b).mean() / 0.0005),
     ("the weight 0.0005 is missing: the reconstruction would drown the margin loss", lambda a, b: _summed(a, b).mean() / 0.0005),
     ("the paper takes the squared difference, not the absolute one", lambda a, b: 0.0005 * (a - b).abs().flatten(1).sum(1).mean()),
     ("the paper takes the sum of squares, not its square root", lambda a, b: 0.0005 * (a - b).flatten(1).norm(dim=1).mean()),
@@ -111,15 +137,20 @@ def mask(function: Callable[[Tensor, Tensor], Tensor]):
     """Check the mask before the decoder, as training needs it (section 4.1).
 
     `function` takes capsules [B, J, D] and labels [B]; it returns them with all but the label's zeroed, as [B, J, D] or [B, J * D].
+    One-hot labels [B, J] are as good.
     """
 
-    @functools.wraps(function) if callable(function) else lambda f: function
-    def unflattened(v: Tensor, labels: Tensor):
-        out = function(v, labels)
-        return out.view_as(v) if isinstance(out, Tensor) and out.shape == v.flatten(1).shape else out
-
-    asked = Asked(unflattened, "v [B, J, D], labels [B]", "[B, J, D]")
     sizes = [(4, 10, 16, [2, 2, 0, 2]), (3, 5, 8, [4, 1, 4])]
     cases = [(0.3 * noise(b, j, d), torch.tensor(y)) for b, j, d, y in sizes]
-    compare(asked, cases, lambda v, y: _keep(v, F.one_hot(y, v.shape[1])), MASK_MISTAKES, gradient=True)
+
+    def in_dress(takes: str, dress: Callable) -> None:
+        asked = Asked(function, takes, "[B, J, D]", dress=dress, undress=lambda out, v, y: out.reshape(v.shape) if out.shape == v.flatten(1).shape else out)  # fmt: skip
+        compare(asked, cases, lambda v, y: _keep(v, F.one_hot(y, v.shape[1])), MASK_MISTAKES, gradient=True)
+
+    in_any_dress(
+        [
+            ("", lambda: in_dress("v [B, J, D], labels [B]", lambda v, y: (v, y))),
+            ("", lambda: in_dress("v [B, J, D], labels [B, J]", lambda v, y: (v, _one_hot(v, y)))),
+        ]
+    )
     return "mask: the label's capsule passes, the others are zero, whatever their lengths"

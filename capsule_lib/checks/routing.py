@@ -1,27 +1,49 @@
-"""Checkers for what happens between two layers of capsules: votes, couplings, routing, agreements."""
+"""Checkers for routing by agreement: a function of votes, and couplings."""
 
-from collections.abc import Callable
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from capsule_lib import routing as library
-from capsule_lib.checks.verdict import Asked, Unwritten, answered, checker, close, combined, compare, noise, wrong_if
-from capsule_lib.device import TorchDispatchMode
+from capsule_lib.checks.capsules import SQUASH_MISTAKES, lengths_of_squash
+from capsule_lib.checks.verdict import (
+    Asked,
+    Mistake,
+    Unwritten,
+    Wrong,
+    answered,
+    arrange,
+    checker,
+    close,
+    combined,
+    compare,
+    in_words,
+    layout_of,
+    noise,
+    restore,
+    wrong_if,
+)
 
-# What published routing loops do instead, as changes to `_route`. One of each kind may be made at once.
+# What published routing loops do instead, as changes to `route`. One of each kind may be made at once.
 ROUTING_MISTAKES = [
     [
-        ("your softmax sums to one over the inputs i; the paper normalises over the outputs j: each input shares itself out. Use dim={j} of b [{logits}]", {"softmax_dim": 1}),
-        ("your softmax runs over the batch; the paper normalises over the outputs j. Use dim={j} of b [{logits}]", {"softmax_dim": 0}),
-        ("you take a sigmoid of the logits; the paper takes a softmax over the outputs j, dim={j} of b [{logits}]", {"softmax_dim": None}),
+        ("your softmax sums to one over the inputs i; the paper normalises over the outputs j: each input shares itself out{at}", {"softmax_dim": 1}),
+        ("your softmax sums to one over the inputs i in all iterations but the last; the paper normalises over the outputs j in each of them{at}", {"softmax_dim": 1, "last_dim": 2}),
+        ("your softmax runs over the batch; the paper normalises over the outputs j{at}", {"softmax_dim": 0}),
+        ("you take a sigmoid of the logits; the paper takes a softmax over the outputs j{at}", {"softmax_dim": None}),
     ],
     [
-        ("you squash along the classes, not along the dimensions of one capsule: use dim=-1", {"squash_dim": 1}),
-        ("you squash along the batch, not along the dimensions of one capsule: use dim=-1", {"squash_dim": 0}),
-        ("the result is not squashed", {"squash_dim": None}),
+        ("you squash along the classes, not along the dimensions of one capsule: use dim=-1", {"squash": lambda s: library.squash(s, 1)}),
+        ("you squash along the batch, not along the dimensions of one capsule: use dim=-1", {"squash": lambda s: library.squash(s, 0)}),
+        ("the result is not squashed", {"squash": lambda s: s}),
     ],
-    [("you average the routing logits over the batch: the capsules of an image then depend on its batch-mates", {"mean_logits": True})],
+    [
+        ("you average the routing logits over the batch: the capsules of an image then depend on its batch-mates", {"share": torch.mean}),
+        ("you add the routing logits up over the batch: the capsules of an image then depend on its batch-mates", {"share": torch.sum}),
+    ],
     [
         ("you run one iteration too many: a single iteration must be squash of the votes' sum divided by J", {"extra": 1}),
         ("you run one iteration too few", {"extra": -1}),
@@ -35,49 +57,141 @@ ROUTING_MISTAKES = [
         ("you take the cosine of vote and v; the agreement is a dot product, so that a long vote counts for more", {"cosine": True}),
     ],
     [
-        ("you average over the inputs; s is the sum of the votes, each times its coupling", {"total": torch.Tensor.mean}),
+        ("you average over the inputs; s is the sum of the votes, each times its coupling", {"mean": True}),
         ("you squash the votes; only their sum is squashed", {"squash_votes": True}),
+        ("you add the votes up first and route their one sum: there is nothing left to agree. Each input has a coupling of its own", {"aggregate": True}),
     ],
 ]  # fmt: skip
+OTHER_SQUASHES = [(f"in your squash, {says}", {"squash": formula}) for says, formula in SQUASH_MISTAKES[2:]]
 
 
-def _route(u_hat, iterations, softmax_dim=2, squash_dim=-1, mean_logits=False, extra=0, always=None, replace=False, agree_with_s=False, agreement=torch.Tensor.sum, cosine=False, total=torch.Tensor.sum, squash_votes=False):  # fmt: skip
+def route(u_hat, iterations, softmax_dim=2, last_dim=None, squash=library.squash, share=None, extra=0, always=None, replace=False, agree_with_s=False, agreement=torch.Tensor.sum, cosine=False, mean=False, squash_votes=False, aggregate=False, silent=0):  # fmt: skip
+    """Procedure 1 with mistakes. `silent`: how many inputs there are besides, all of whose votes are 0."""
     u_hat = library.squash(u_hat) if squash_votes else u_hat
-    b, v = torch.zeros(u_hat.shape[:3]), torch.zeros_like(u_hat[:, 0])
-    for _ in range((always or iterations) + extra):
-        c = b.sigmoid() if softmax_dim is None else b.softmax(softmax_dim)
-        s = total(c[..., None] * u_hat, 1)
-        v = s if squash_dim is None else library.squash(s, squash_dim)
+    u_hat = u_hat.sum(1, keepdim=True) if aggregate else u_hat
+    b, v, silent = torch.zeros_like(u_hat[..., 0]), torch.zeros_like(u_hat[:, 0]), 0 if aggregate else silent
+    rounds = (always or iterations) + extra
+    for turn in range(rounds):
+        dim = softmax_dim if last_dim is None or turn < rounds - 1 else last_dim
+        c = b.sigmoid() if dim is None else b.softmax(dim)
+        if silent and dim == 1:  # their logits stay 0
+            c = c * b.exp().sum(1, keepdim=True) / (b.exp().sum(1, keepdim=True) + silent)
+        s = torch.einsum("bij,bijd->bjd", c, u_hat) / (b.shape[1] + silent if mean else 1)
+        v = squash(s)
         a = agreement(u_hat * (s if agree_with_s else v)[:, None], -1)
         a = a / (u_hat.norm(dim=3) * v.norm(dim=2)[:, None]) if cosine else a
-        a = a.mean(0, keepdim=True).expand_as(b) if mean_logits else a
+        a = share(a, 0, keepdim=True).expand_as(a) if share else a
         b = a if replace else b + a
     return v
 
 
+def routing_mistakes(logits: str = "", rounds: int | None = None) -> Iterator[Mistake]:
+    """All mistakes of `route`, and two and three at once.
+
+    logits: the axes of the logits as letters, where they are known. rounds: how many iterations there should be, where nobody
+    can choose.
+    """
+    kinds = kinds_of_mistakes(logits)
+    if rounds:
+        kinds[3] = [
+            (f"it runs {n} iteration{'s' * (n > 1)}, not {rounds}", {"always": n}) for n in range(1, 6) if n != rounds
+        ]
+    squashes = [*kinds[1], *OTHER_SQUASHES]
+    yield from combined(route, [kinds[0], squashes, *kinds[2:]], (1, 2))
+    yield from combined(route, [kinds[0], squashes, kinds[2]], (3,))
+    yield from combined(route, kinds, (3,))
+
+
+def kinds_of_mistakes(logits: str = "") -> list[list[tuple[str, dict]]]:
+    at = f". Use dim={logits.index('j')} of b {in_words(logits)}" if logits else ""
+    return [[(says.format(at=at), change) for says, change in kind] for kind in ROUTING_MISTAKES]
+
+
 @checker
-def dynamic_routing(function: Callable[[Tensor, int], Tensor], layout: str = "bijd"):
+def dynamic_routing(function: Callable[[Tensor, int], Tensor], layout: str = "bijd", returns: str = "bjd"):
     """Check routing by agreement (procedure 1).
 
     Args:
-        function: takes votes and a number of iterations, returns output capsules [B, J, D].
-        layout: the order of the votes' axes in *your* function, as letters: b batch, i input, j output, d dimensions.
+        function: takes votes and a number of iterations, returns output capsules.
+        layout: the order of the votes' axes in *your* function, as letters: b batch, i input, j output, d dimensions, 1 an axis of size 1.
+        returns: the same for what it returns.
     """
-    layout = _layout(layout, "bijd")
-    order = ["bijd".index(axis) for axis in layout]
-    asked = Asked(function, f"u_hat [{', '.join(layout.upper())}], iterations", "[B, J, D]")
+    layout, returns = layout_of(layout, "bijd"), layout_of(returns, "bjd")
     cases = [(1.5 * noise(*sizes), n) for *sizes, n in [(3, 7, 4, 5, 3), (3, 7, 4, 5, 1), (2, 3, 6, 4, 2)]]
-    laid_out = [(votes.permute(order), n) for votes, n in cases]
-    back = [layout.index(axis) for axis in "bijd"]
+    asked = _routing_in(layout, returns, function)
     logits = layout.replace("d", "")
-    words = {"j": logits.index("j"), "logits": ", ".join(logits.upper())}
-    kinds = [[(says.format(**words), change) for says, change in kind] for kind in ROUTING_MISTAKES]
-    mistakes = [(says, lambda u, n, make=make: make(u.permute(back), n)) for says, make in combined(_route, kinds)]
-    compare(asked, laid_out, lambda u, n: library.dynamic_routing(u.permute(back), n), mistakes)
+    mistake, said = library.dynamic_routing, ""
+    try:
+        compare(asked, cases, library.dynamic_routing, routing_mistakes(logits))
+    except Wrong as problem:
+        for other in ["bijd1", "bjid", "bij1d", "b1ijd"] if layout == "bijd" and not problem.known else []:
+            with contextlib.suppress(Wrong):
+                compare(_routing_in(other, returns, function), cases, library.dynamic_routing, ())
+                raise Unwritten(f"your function doesn't take votes [B, I, J, D]. Say what it takes, as in layout={other!r}: then it can be looked at") from None  # fmt: skip
+        if problem.known == 1 and not asked.changed:
+            problem = _with_own_squash(asked, cases, logits) or problem
+        if not problem.mistake:
+            raise problem from None
+        mistake, said = problem.mistake, str(problem)
+        yield said
+    yield from beyond(asked, mistake, said, (0.05 * cases[2][0], 2))
+    if said:
+        return None
     gradient = ["the inner iterations are constants", "through every iteration"]
-    references = [lambda u, n, d=d: library.dynamic_routing(u.permute(back), n, detach=d) for d in (True, False)]
-    number = asked.check_gradient(laid_out[0], *references)
+    references = [lambda u, n, d=d: library.dynamic_routing(u, n, detach=d) for d in (True, False)]
+    number = asked.check_gradient(cases[0], *references)
     return f"dynamic_routing: the capsules of procedure 1 with 1, 2 and 3 iterations. The gradient: {gradient[number]} (both are in use)"
+
+
+def beyond(asked: Asked, mistake: Callable, said: str, small: tuple) -> Iterator[str]:
+    """What else is wrong with code that does what `mistake` does, with short votes and with none."""
+    while mistake(*small).norm(dim=-1).median() < 3e-4 and small[0].abs().max() < 1e4:  # before squash about 0.02
+        small = (3 * small[0], *small[1:])
+    wanted = mistake(*small)
+    out = asked.shaped(asked(*small), wanted.shape, small)
+    if not (close(out, wanted, 0.02) or "in your squash" in said):
+        yield "short vectors come out wrong, in your squash or before it: " + (lengths_of_squash(out, wanted) or "try votes as short as 0.05")  # fmt: skip
+    if not asked(0 * small[0], *small[1:]).isfinite().all():
+        yield "votes of zero give results that are not finite: your squash divides by a length of 0"
+
+
+def _routing_in(layout: str, returns: str, function: Callable) -> Asked:
+    def undress(out: Tensor, u_hat: Tensor, iterations: int) -> Tensor:
+        return restore(out, "bjd", returns, dict(zip("bijd", u_hat.shape, strict=True)))
+
+    takes = f"u_hat {in_words(layout)}, iterations"
+    return Asked(
+        function, takes, in_words(returns), dress=lambda u, n: (arrange(u, "bijd", layout), n), undress=undress
+    )
+
+
+def _with_own_squash(asked: Asked, cases: Sequence[tuple], logits: str) -> Wrong | None:
+    """What else is wrong where squash is a formula that no checker knows: a single vote shows what it does to each length."""
+    lengths, unit = torch.logspace(-3, 1.5, 180), noise(2, cases[0][0].shape[3], seed=5)
+    unit = unit / unit.norm(dim=1, keepdim=True)
+    with contextlib.suppress(Wrong):
+        single = torch.stack([asked(n * unit[k % 2, None, None, None], 1).flatten() for k, n in enumerate(lengths)])
+        along = (single * unit[torch.arange(len(lengths)) % 2]).sum(1)
+        if not close(along[:, None] * unit[torch.arange(len(lengths)) % 2], single, 1e-3):
+            return None  # it bends vectors
+
+        def squash(s: Tensor) -> Tensor:
+            n = s.norm(dim=-1, keepdim=True).clamp(1e-3, 31)
+            place = ((n.log() - lengths[0].log()) / (lengths[1] / lengths[0]).log()).clamp(0, 178.999).nan_to_num()
+            low = place.long()
+            return torch.lerp(along[low], along[low + 1], place - low) * s / n
+
+        says = "in your squash stands another formula than equation 1: " + (lengths_of_squash(single[None], library.squash(lengths[None, :, None] * unit[0])) or "print the length that it gives to vectors of length 0.1, 1 and 10")  # fmt: skip
+        kinds = kinds_of_mistakes(logits)
+        kinds = [kinds[0], *kinds[2:]]
+        results = [asked(*case) for case in cases]
+        for words, make in [
+            ("", functools.partial(route, squash=squash)),
+            *combined(route, kinds, (1, 2), squash=squash),
+        ]:
+            if all(close(out, make(*case), 0.01) for out, case in zip(results, cases, strict=True)):
+                return Wrong("; and ".join(filter(None, [says, words])), mistake=make)
+    return None
 
 
 @checker
@@ -87,7 +201,7 @@ def couplings(c: Tensor, layout: str = "bij"):
     Args:
         c: couplings with the axes of `layout`: b batch, i input, j output. Those of an untrained network will do.
     """
-    layout = _layout(layout, "bij")
+    layout = layout_of(layout, "bij", may="")
     c = answered(c, f"[{', '.join(layout.upper())}], the couplings of one iteration", [None] * 3).double()
     sums = {axis: c.sum(dim=layout.index(axis)) for axis in "jib"}
     over = [axis for axis, total in sums.items() if ((total - 1).abs() < 5e-3).all()]
@@ -100,93 +214,3 @@ def couplings(c: Tensor, layout: str = "bij"):
         (over != ["j"], f"your softmax sums to one over the {what[(over or 'j')[0]]}; the paper normalises over the {what['j']}: each input shares itself out"),
     )  # fmt: skip
     return f"couplings: each input capsule shares 1 among its {what['j']}"
-
-
-@checker
-def capsule_layer(layer: Callable[[Tensor], Tensor], u: Tensor):
-    """Check an untrained capsule layer from outside, whatever its weights look like.
-
-    Args:
-        layer: takes input capsules [B, I, K], returns output capsules [B, J, D].
-        u: an example of its input; at least two images that differ.
-    """
-    asked = Asked(layer, "u [B, I, K]", "[B, J, D]")
-    fits = isinstance(u, Tensor) and u.dim() == 3 and len(u) > 1 and not close(u[:1], u[1:2])
-    wrong_if((not fits, "give an example of the input too: capsules [B, I, K] of at least two images that differ"))
-    v, again, alone = (asked.capsules(x) for x in (u, u, u[:1]))
-    wrong_if(
-        (not v.isfinite().all(), "some capsules are not finite numbers"),
-        (not close(again, v), "the same input gives other capsules each time: call layer.eval() first, or take the randomness out"),
-        (close(v[1:2], v[:1], 1e-6), "two different images give the same capsules: the layer doesn't look at its input"),
-    )  # fmt: skip
-    if not close(alone, v[:1], 1e-3):
-        yield "the capsules of an image change with its batch-mates: average no logits and take no softmax over the batch"
-    lengths = v.norm(dim=2)
-    if not (lengths < 1).all():
-        yield f"lengths reach {lengths.max():.2f}: squash along the dimensions of a capsule, not along the classes"
-    elif lengths.median() > 0.9:
-        yield f"before any training the median length is {lengths.median():.3f}: every class is 'present', and squash is flat there, so hardly any gradient flows. Draw the weights with a standard deviation of 0.1 or less, not 1"
-    asked.check_inputs()
-    return f"capsule layer: images do not disturb each other, untrained lengths are moderate (median {lengths.median():.3f})"
-
-
-def _votes(u, weight):
-    return torch.einsum("bik,jikd->bijd", u, weight)
-
-
-def _agreements(u, weight, v):
-    return torch.einsum("bijd,bjd->bij", _votes(u, weight), v)
-
-
-AGREEMENT_MISTAKES = [
-    ("you average over the dimensions of a part; a dot product adds them up", lambda u, w, v: _agreements(u, w, v) / u.shape[2]),
-    ("you average over the dimensions of a class; a dot product adds them up", lambda u, w, v: _agreements(u, w, v) / v.shape[2]),
-    ("you average over the batch: the agreements of an image then depend on its batch-mates", lambda u, w, v: _agreements(u, w, v).mean(0, keepdim=True).expand(len(u), -1, -1)),
-    ("you divide by the length of the vote. That is a cosine: in the paper a long vote counts for more", lambda u, w, v: _agreements(u, w, v) / _votes(u, w).norm(dim=3)),
-    ("these are already couplings: leave the softmax to the routing", lambda u, w, v: _agreements(u, w, v).softmax(2)),
-    ("you squash the votes; only sums of votes are squashed", lambda u, w, v: torch.einsum("bijd,bjd->bij", library.squash(_votes(u, w)), v)),
-]  # fmt: skip
-
-
-@checker
-def agreements(function: Callable[[Tensor, Tensor, Tensor], Tensor]):
-    """Check agreements a_ij = (u_i W_ij) . v_j that are computed without votes.
-
-    `function` takes capsules u [B, I, K], a weight [J, I, K, D] and class capsules v [B, J, D], and returns a [B, I, J].
-    Every tensor that it makes is looked at: with these sizes, only votes or copies of the weight have B × I × J × D numbers.
-    """
-    asked = Asked(function, "u [B, I, K], weight [J, I, K, D], v [B, J, D]", "[B, I, J]")
-    sizes = [(12, 6, 3, 4, 16), (5, 4, 7, 3, 6)]
-    cases = [(noise(b, i, k), noise(j, i, k, d, seed=1), noise(b, j, d, seed=2)) for b, i, j, k, d in sizes]
-    compare(asked, cases, _agreements, AGREEMENT_MISTAKES)
-    with LargestTensor() as largest:
-        asked(*cases[0])
-    b, i, j, k, d = sizes[0]
-    wrong_if(
-        (largest.numbers >= b * j * i * k * d, f"the numbers are right, but a tensor of {largest.numbers:,} numbers was made: the whole weight once for each image. Multiply with torch.einsum or a matrix product that has j as its batch"),
-        (largest.numbers >= b * i * j * d, f"the numbers are right, but a tensor of {largest.numbers:,} numbers was made, as many as there are votes (B × I × J × D). Turn v by the weight first, then multiply by u"),
-    )  # fmt: skip
-    return f"agreements: right, and no tensor above {largest.numbers:,} numbers; votes would be {b * i * j * d:,}"
-
-
-class LargestTensor(TorchDispatchMode):
-    """Listens to every operation and remembers how many numbers the largest tensor in memory has. Views count as what they look at."""
-
-    numbers = 0
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:  # else the first operation imports the compiler, which takes seconds
-        return False
-
-    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
-        result = operation(*args, **(kwargs or {}))
-        for out in result if isinstance(result, tuple | list) else [result]:
-            if isinstance(out, Tensor):
-                self.numbers = max(self.numbers, out.untyped_storage().nbytes() // out.element_size())
-        return result
-
-
-def _layout(layout: str, axes: str) -> str:
-    fits = isinstance(layout, str) and sorted(layout.lower()) == sorted(axes)
-    wrong_if((not fits, f"layout names each of the axes {', '.join(axes)} once, such as {axes!r}; got {layout!r}"))
-    return layout.lower()

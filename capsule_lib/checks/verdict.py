@@ -1,13 +1,15 @@
 """What all checkers share: the verdict, the guarded call of the reader's code, the comparison with right and wrong results."""
 
+import contextlib
 import dis
 import functools
 import inspect
 import itertools
+import math
 import re
 import sysconfig
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,18 +53,29 @@ class Verdict(NamedTuple):
 
 
 class Wrong(Exception):
-    """Ends a check with what is wrong, in the reader's words."""
+    """Ends a check with what is wrong, in the reader's words.
+
+    known: how much is known of it: 2 a mistake, 1 a difference, 0 a crash. mistake: a function that makes the same mistake.
+    """
+
+    def __init__(self, says: str, known: int = 2, mistake: Callable | None = None):
+        super().__init__(says)
+        self.known, self.mistake = known, mistake
 
 
 class Unwritten(Exception):
-    """Ends a check because there is nothing to check yet."""
+    """Ends a check because there is nothing to check yet, or something to ask for."""
 
 
-def wrong_if(*rules: tuple[bool, str]) -> None:
+class NoFunction(TypeError):
+    """What was given is no function, layer or tensor."""
+
+
+def wrong_if(*rules: tuple[bool, str], known: int = 2) -> None:
     """End the check with the words of the first rule that is broken."""
     for broken, says in rules:
         if broken:
-            raise Wrong(says)
+            raise Wrong(says, known)
 
 
 def checker(check: Callable) -> Callable[..., Verdict]:
@@ -74,6 +87,7 @@ def checker(check: Callable) -> Callable[..., Verdict]:
 
     @functools.wraps(check)
     def run(*given, **settings) -> Verdict:
+        inspect.signature(check).bind(*given, **settings)  # whoever leaves out an argument is told so by Python
         findings, found = [], steps(given, settings)
         try:
             with torch.inference_mode(False), torch.enable_grad():
@@ -85,6 +99,14 @@ def checker(check: Callable) -> Callable[..., Verdict]:
             return Verdict(None, str(nothing))
         except Wrong as last:
             return Verdict(False, "; and ".join([*findings, str(last)]))
+        except NoFunction:
+            raise
+        except Exception as error:  # nothing that a reader passes may end in a traceback of a checker
+            says = (str(error).splitlines() or [""])[0][:200]
+            return Verdict(
+                None,
+                f"{check.__name__} can't look at this: {type(error).__name__}: {says}. See help(checks.{check.__name__}) for what it takes",
+            )
 
     run.__annotations__ = {**check.__annotations__, "return": Verdict}
     return run
@@ -95,35 +117,38 @@ class Asked:
 
     takes, returns: names and axes, such as "u_hat [B, I, J, D], iterations" and "[B, J, D]". Verdicts speak in these.
     numbers: whether plain numbers are as good as a tensor.
+    dress, undress: make of a checker's inputs what the function takes, and of its result what the checker compares.
     """
 
-    def __init__(self, function: Callable, takes: str, returns: str, numbers: bool = False):
+    def __init__(self, function: Callable, takes: str, returns: str, numbers=False, dress=lambda *x: x, undress=lambda out, *x: out):  # fmt: skip
         if function is None or function is ...:
             raise Unwritten(UNWRITTEN)
         result = isinstance(function, Tensor | np.ndarray | list | tuple | dict | float)
         wrong_if((result, "this is a result: give the function itself, without calling it"))
         if not callable(function):
-            raise TypeError(f"a checker takes a function or a layer; got {type(function).__name__}")
+            raise NoFunction(f"a checker takes a function or a layer; got {type(function).__name__}")
+        self.dress, self.undress = dress, undress
         self.function, self.takes, self.returns, self.numbers = function, takes, returns, numbers
         self.inputs = [(name, re.findall(r"\w+", axes)) for name, axes in re.findall(r"(\w+)(?: (\[.*?\]))?", takes)]
         self.changed: list[str] = []  # inputs that the function has written into
 
     def __call__(self, *inputs) -> Tensor:
-        given = [x.clone() if isinstance(x, Tensor) else x for x in inputs]
+        dressed = self.dress(*inputs)
+        given = [x.clone() if isinstance(x, Tensor) else x for x in dressed]
         try:
             out = self.function(*given)
         except Exception as error:
             if not (isinstance(error, NotImplementedError) and _is_stub(self.function)):
-                raise Wrong(self._crash(error, inputs)) from None
+                raise Wrong(self._crash(error, dressed), known=0) from None
             out = None
-        for (name, _), after, before in zip(self.inputs, given, inputs, strict=True):
+        for (name, _), after, before in zip(self.inputs, given, dressed, strict=True):
             if name not in self.changed and isinstance(before, Tensor) and not torch.equal(after, before):
                 self.changed.append(name)
         if out is None or out is ... or out is NotImplemented:
             if _is_stub(self.function):
                 raise Unwritten(UNWRITTEN)
             raise Wrong(f"your function returned {out}: did you forget return? (print shows a value and hands nothing back)")  # fmt: skip
-        return self._tensor(out)
+        return self.undress(self.as_tensor(out), *inputs)
 
     def gradient(self, inputs: Sequence) -> tuple[Tensor, float]:
         """The gradient of the results' weighted sum with respect to the first input, and how far it may be off."""
@@ -134,7 +159,7 @@ class Asked:
         try:
             (gradient,) = torch.autograd.grad(weighted_sum(out), leaf, materialize_grads=True, allow_unused=True)
         except Exception as error:
-            raise Wrong(self._crash(error, inputs, "the backward pass of your function stops")) from None
+            raise Wrong(self._crash(error, self.dress(*inputs), "the backward pass of your function stops")) from None
         return gradient, max(1e-3, 2 * TOLERANCES.get(out.dtype, 0))
 
     def check_gradient(self, inputs: Sequence, *references: Callable) -> int:
@@ -166,8 +191,8 @@ class Asked:
         out, letters = without_trailing(out, len(wanted)), {}
         if out.shape == tuple(wanted):
             return out
-        for (_, axes), x in zip(self.inputs, inputs, strict=True):
-            for letter, size in zip(axes, getattr(x, "shape", ()), strict=True):
+        for (_, axes), x in zip(self.inputs, self.dress(*inputs), strict=True):
+            for letter, size in zip(axes, getattr(x, "shape", ()), strict=False):
                 letters.setdefault(size, set()).add(letter)
         named = [min(letters[n]) if len(letters.get(n, ())) == 1 else str(n) for n in out.shape]
         expected = f"should have shape {self.returns} = {list(wanted)}" if wanted else "should be one number"
@@ -179,12 +204,13 @@ class Asked:
         for (name, axes), x in zip(self.inputs, inputs, strict=True):
             if isinstance(x, Tensor):
                 half = " in float16" * (x.dtype == torch.float16)
-                words.append(f"{name} [{', '.join(axes)}] = {list(x.shape)}{half}" if axes else f"{name} = {x:.3g}")
+                axes = f" [{', '.join(axes)}]" * bool(axes)
+                words.append(f"{name}{axes} = {list(x.shape)}{half}" if x.dim() else f"{name} = {x:.3g}")
             elif not callable(x):
                 words.append(f"{name} = {x}")
         return ", ".join(words)
 
-    def _tensor(self, out) -> Tensor:
+    def as_tensor(self, out) -> Tensor:
         if isinstance(out, list | tuple) and out:
             if all(np.isscalar(x) or (isinstance(x, Tensor) and x.numel() == 1) for x in out):
                 return torch.stack([torch.as_tensor(x).reshape(()).double() for x in out])
@@ -211,7 +237,7 @@ def compare(
     asked: Asked,
     cases: Sequence[tuple],
     right: Callable,
-    mistakes: Sequence[Mistake],
+    mistakes: Iterable[Mistake],
     *,
     gradient: bool = False,
     tolerance: float | None = None,
@@ -226,14 +252,14 @@ def compare(
         gradient: whether a gradient has to reach the first input, as in `right`.
         explain: takes the result and the right one of a case, and knows more to say about an unknown mistake.
     """
-    pairs, fine = [], []
+    pairs, fine, mistakes = [], [], list(mistakes)
     for inputs in cases:
         expected = right(*inputs)
         try:
             pairs.append((asked.shaped(asked(*inputs), expected.shape, inputs), expected))
         except Wrong as error:
             if fine and all(fine):
-                raise Wrong(f"right with {asked.called_with(cases[0])}, but not with other sizes: {error}. Is a size written into your code?") from None  # fmt: skip
+                raise Wrong(f"right with {asked.called_with(asked.dress(*cases[0]))}, but not with other sizes: {error}. Is a size written into your code?") from None  # fmt: skip
             if not fine:
                 raise
             break  # there is a mistake to be named already
@@ -243,26 +269,52 @@ def compare(
         if gradient:
             asked.check_gradient(cases[0], right)
         return
-    alike = len(pairs) > 1 and all(torch.equal(out, pairs[0][0]) for out, _ in pairs)
-    wrong_if((alike, f"the result is the same, whatever the input is: does your function use {asked.takes}?"))
+    _unusable(asked, cases, pairs, right, random=tolerance is not None)
     # The last round is for a mistake that only looks like one where a size is written into the code besides.
     for some in [pairs] if fine[0] else [pairs, pairs[:1]]:
         for says, mistake in mistakes:
             alike = (close(out, mistake(*x), tolerance) for (out, _), x in zip(some, cases, strict=False))
-            wrong_if((all(alike), says))
-    raise Wrong(_unknown(asked, cases, pairs, fine, explain) + f". Your function also changes its input {', '.join(asked.changed)} in place: that may be why" * bool(asked.changed))  # fmt: skip
+            if all(alike):
+                raise Wrong(says, mistake=mistake)
+    raise Wrong(_unknown(asked, cases, pairs, fine, explain) + f". Your function also changes its input {', '.join(asked.changed)} in place: that may be why" * bool(asked.changed), known=1)  # fmt: skip
+
+
+def _unusable(asked: Asked, cases: Sequence[tuple], pairs: Sequence, right: Callable, random: bool) -> None:
+    """`Wrong` for a result that no formula explains: it is not finite, always the same, or (unless it may be) random."""
+    out = pairs[0][0]
+    turned = [x.flip(0) * 0.7 if isinstance(x, Tensor) and x.is_floating_point() and x.dim() else x for x in cases[0]]
+    alike = len(pairs) > 1 and all(torch.equal(other, out) for other, _ in pairs)
+    if out.is_floating_point() and not close(right(*turned), pairs[0][1], 0.01):
+        with contextlib.suppress(Wrong):
+            alike = alike or torch.equal(asked(*turned).view_as(out), out)
+    wrong_if(
+        (any(not x.isfinite().all() for x, _ in pairs), "some results are not finite numbers"),
+        (not (random or torch.equal(asked(*cases[0]).view_as(out), out)), "the same input gives other results each time: take the randomness out, or call .eval() first if it is dropout"),
+        (alike, f"the result is the same, whatever the input is: does your function use {asked.takes}?"),
+        known=1,
+    )  # fmt: skip
+
+
+def in_any_dress(dresses: Sequence[tuple[str, Callable]]) -> str:
+    """What to say of the first check that finds nothing; else the `Wrong` that knows most."""
+    problems = []
+    for says, check in dresses:
+        try:
+            check()
+            return says
+        except Wrong as problem:
+            problems.append(problem)
+    raise max(problems, key=lambda problem: problem.known)
 
 
 def _unknown(asked: Asked, cases: Sequence, pairs: Sequence, fine: list[bool], explain: Callable) -> str:
     """What is left to say of a result that no known mistake gives."""
     n = fine.index(False)
     kind, (out, right) = pairs[n][0].dtype, (x.detach().cpu().double() for x in pairs[n])
-    if not out.isfinite().all():
-        return "some results are not finite numbers"
     if not kind.is_floating_point and not right.equal(right.round()):
         return f"your result holds whole numbers ({kind}), which lose all that comes after the point"
     if any(fine):
-        good, bad = (asked.called_with(cases[m]) for m in (fine.index(True), n))
+        good, bad = (asked.called_with(asked.dress(*cases[m])) for m in (fine.index(True), n))
         return f"right with {good}, but not with {bad}: is a size or a number written into your code?"
     factor = (out * right).sum() / right.square().sum()
     if abs(factor - 1) > 0.01 and factor and all(close(got, factor * wanted, 1e-3) for got, wanted in pairs):
@@ -270,15 +322,15 @@ def _unknown(asked: Asked, cases: Sequence, pairs: Sequence, fine: list[bool], e
     return explain(out, right) or f"the result differs from what is right, by up to {(out - right).abs().max():.3g} where the largest entry is {right.abs().max():.3g}, and not in a way that this checker knows. Try an input small enough to work out by hand"  # fmt: skip
 
 
-def combined(make: Callable, kinds: Sequence[Sequence[tuple[str, dict]]]) -> Iterator[Mistake]:
+def combined(make: Callable, kinds: Sequence[Sequence[tuple[str, dict]]], counts=(1, 2, 3), **always) -> Iterator[Mistake]:  # fmt: skip
     """Known mistakes, first each by itself, then two and three of different kinds at once.
 
-    kinds: for each kind its mistakes: what to say, and the change to `make` that makes it.
+    kinds: for each kind its mistakes: what to say, and the change to `make` that makes it. always: changes made in any case.
     """
-    for count in (1, 2, 3):
+    for count in counts:
         for some in itertools.combinations(kinds, count):
             for chosen in itertools.product(*some):
-                changes = {name: value for _, change in chosen for name, value in change.items()}
+                changes = always | {name: value for _, change in chosen for name, value in change.items()}
                 yield "; and ".join(says for says, _ in chosen), functools.partial(make, **changes)
 
 
@@ -306,6 +358,46 @@ def answered(given, axes: str, sizes: Sequence[int | None] = (), low: float = -n
     least, most = tensor.min().item(), tensor.max().item()
     wrong_if((least < low or most > high, f"entries should lie in {low:g}..{high:g}; yours run from {least:.4g} to {most:.4g}"))  # fmt: skip
     return tensor
+
+
+def arrange(x: Tensor, axes: str, layout: str) -> Tensor:
+    """x, with axes named by letters, in the order of a layout such as "1ijdk" or "ik(jd)": 1 is a new axis, parentheses join axes."""
+    x = x.permute([axes.index(letter) for letter in re.sub("[1()]", "", layout)])
+    return x.reshape(_sizes(layout, dict(zip(re.sub("[1()]", "", layout), x.shape, strict=True))))
+
+
+def restore(x: Tensor, axes: str, layout: str, sizes: Mapping[str, int]) -> Tensor:
+    """The way back from `arrange`. Where x hasn't the shape of the layout, it is returned as it is."""
+    letters = re.sub("[1()]", "", layout)
+    if list(x.shape) != _sizes(layout, sizes):
+        return x
+    return x.reshape([sizes[letter] for letter in letters]).permute([letters.index(letter) for letter in axes])
+
+
+def groups_of(layout: str) -> list[str]:
+    """The axes of a layout: "ik(jd)" has three."""
+    return [joined or single for joined, single in re.findall(r"\((.*?)\)|(\w)", layout)]
+
+
+def _sizes(layout: str, sizes: Mapping[str, int]) -> list[int]:
+    return [math.prod(sizes.get(letter, 1) for letter in group) for group in groups_of(layout)]
+
+
+def layout_of(layout: str, axes: str, may: str = "1") -> str:
+    """A layout in small letters, if it names each of the axes once; `may` stand in it besides."""
+    letters = re.sub(f"[{may}()]", "", layout.lower()) if isinstance(layout, str) else ""
+    wrong_if(
+        (
+            sorted(letters) != sorted(axes),
+            f"layout names each of the axes {', '.join(axes)} once, such as {axes!r}; got {layout!r}",
+        )
+    )
+    return layout.lower()
+
+
+def in_words(layout: str) -> str:
+    """Such as [B, 1, I, D] for "b1id"."""
+    return f"[{', '.join(groups_of(layout.upper()))}]"
 
 
 def without_trailing(x: Tensor, axes: int) -> Tensor:

@@ -1,7 +1,7 @@
 """The one line that ends every exercise."""
 
-from capsule_lib.checks.answer_key import Expected, look_up
-from capsule_lib.checks.record import record
+from capsule_lib.checks.exercises.answer_key import Expected, look_up
+from capsule_lib.checks.exercises.record import record
 from capsule_lib.checks.verdict import Verdict
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from IPython.display import display
 
-from capsule_lib.checks import answer_key
+from capsule_lib.checks.exercises import answer_key
 from capsule_lib.files import capsule_home, write_whole
 
 KINDS = ("predictions", "exercises")

@@ -1,7 +1,7 @@
 """What the exercises and predictions of notebook 03 expect."""
 
 from capsule_lib import checks
-from capsule_lib.checks.answer_key import Expected, Truth
+from capsule_lib.checks.exercises.answer_key import Expected, Truth
 
 EXERCISES = {
     "03.1": lambda function: checks.dynamic_routing(function, layout="bjid"),

@@ -3,7 +3,7 @@
 import torch
 
 from capsule_lib import checks
-from capsule_lib.checks.answer_key import Expected, Truth
+from capsule_lib.checks.exercises.answer_key import Expected, Truth
 from capsule_lib.checks.verdict import Asked, checker, compare, noise
 
 

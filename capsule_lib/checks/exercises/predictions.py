@@ -10,8 +10,8 @@ import ipywidgets as widgets
 from IPython import get_ipython
 from IPython.display import HTML, display
 
-from capsule_lib.checks.answer_key import look_up
-from capsule_lib.checks.record import chosen, counted, record
+from capsule_lib.checks.exercises.answer_key import look_up
+from capsule_lib.checks.exercises.record import chosen, counted, record
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 

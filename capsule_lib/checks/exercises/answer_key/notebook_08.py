@@ -1,7 +1,7 @@
 """What the exercises and predictions of notebook 08 expect."""
 
 from capsule_lib import checks
-from capsule_lib.checks.answer_key import Expected, Truth
+from capsule_lib.checks.exercises.answer_key import Expected, Truth
 
 EXERCISES = {
     "08.1": checks.agreements,
