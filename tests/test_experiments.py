@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+import urllib.error
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,7 @@ from capsule_lib.experiments import (
     run,
 )
 from capsule_lib.experiments import command as command_module
+from capsule_lib.experiments.networks import OFFLINE, PRETRAINED_VIT, pretrained_vit
 from capsule_lib.experiments.record import Record
 from capsule_lib.experiments.robustness import MARGIN, READ_OUT, VERSION, flops, placed_at_random
 from capsule_lib.morphometry import measure
@@ -200,7 +202,7 @@ def test_the_shipped_network_has_the_errors_that_were_measured_before():
 
 
 @pytest.mark.parametrize("pixels", [28, 40])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", OFFLINE)
 def test_every_network_fits_both_sizes_and_all_of_it_is_trained(name, pixels):
     torch.manual_seed(0)
     net = build(name, pixels).train()
@@ -261,6 +263,33 @@ def test_the_controls_differ_from_small_in_one_thing():
 def test_a_network_that_is_not_there_or_does_not_fit_is_refused(name, pixels, words):
     with pytest.raises(ValueError, match=words):
         build(name, pixels)
+
+
+def test_the_pretrained_network_works_up_to_its_download():
+    pixels = 40
+    net = pretrained_vit(pixels, weights=None).eval()
+    images = noise(2, 1, pixels, pixels)
+    assert net(images).lengths.shape == (2, 10) and 85e6 < parameters(net) < 87e6
+    seen = net.features[0](images)
+    assert seen.shape == (2, 3, 224, 224)
+    black, white = (net.features[0](torch.full((1, 1, pixels, pixels), value)).mean((0, 2, 3)) for value in (0.0, 1.0))
+    torch.testing.assert_close(white - black, 1 / torch.tensor([0.229, 0.224, 0.225]))
+    torch.testing.assert_close(black, -torch.tensor([0.485, 0.456, 0.406]) / torch.tensor([0.229, 0.224, 0.225]))
+    net(images).lengths.sum().backward()
+    assert all(p.grad is not None for p in net.parameters())
+
+
+def test_where_its_weights_cannot_be_downloaded_it_says_so(monkeypatch, tmp_path, capsys):
+    def refuse(*given, **how):
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
+    with pytest.raises(OSError, match="'pretrained ViT' needs weights that could not be downloaded .*no network"):
+        build(PRETRAINED_VIT)
+    out = tmp_path / "record.json"
+    monkeypatch.setattr(sys, "argv", ["x", "robustness", "--quick", "--out", str(out), "--networks", PRETRAINED_VIT])
+    assert command_module.main() == 1 and "could not be downloaded" in capsys.readouterr().err
 
 
 def test_a_new_network_that_scores_other_classes_is_refused(monkeypatch):
@@ -445,6 +474,7 @@ def test_figures_by_network_are_means_and_spreads_over_seeds():
     mean, spread = by_network({"cells": cells}, upright, size=300)["CNN"]
     assert mean == 1.0 and math.isnan(spread)
     assert by_network({"cells": cells}, lambda cell: cell["r"], kind="read-out")["pixels"][0] == 0.5
+    assert by_network({"cells": cells}, lambda cell: cell.get("r")).keys() == {"pixels"}
     with pytest.raises(ValueError, match="no cell of this record has .*'size': 7"):
         by_network({"cells": cells}, upright, size=7)
 
@@ -563,7 +593,7 @@ def test_the_quick_run_has_every_cell_in_the_shape_of_the_whole(quick_run):
         tests = {"placed", "affNIST"} if cell["kind"] == "placed" else CONDITIONS.keys()
         for errors in (cell["errors"], cell["stopped"]["errors"]):
             assert errors.keys() == tests and all(0 <= e <= 100 for e in errors.values())
-        assert cell["network"] in NETWORKS and cell["size"] == 200 and cell["seed"] == 0 and cell["tries"] == 2
+        assert cell["network"] in OFFLINE and cell["size"] == 200 and cell["seed"] == 0 and cell["tries"] == 2
         assert cell["parameters"] > 300_000 and cell["flops_per_picture"] > 1e7 and cell["seconds"] > 0
         tried = {
             c["learning_rate"]: c["validation_error"] for c in kinds["learning rate"] if c["network"] == cell["network"]
@@ -573,7 +603,7 @@ def test_the_quick_run_has_every_cell_in_the_shape_of_the_whole(quick_run):
         assert ("read_out" in cell) == (cell["kind"] == "digits" and cell["network"] in READ_OUT)
     for cell in [*kinds["read-out"], *(c for c in kinds["digits"] if "read_out" in c)]:
         assert {q: r.keys() for q, r in cell["read_out"].items()} == read_out_shape
-    assert by_network(there, lambda c: c["errors"]["upright"], kind="digits", size=200).keys() == NETWORKS.keys()
+    assert by_network(there, lambda c: c["errors"]["upright"], kind="digits", size=200).keys() == set(OFFLINE)
 
 
 def test_the_command_says_in_words_what_it_refuses(quick_run, tmp_path, monkeypatch, capsys):

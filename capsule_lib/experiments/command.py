@@ -10,7 +10,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from capsule_lib.device import choose_device, describe_machine
-from capsule_lib.experiments.networks import NETWORKS, build
+from capsule_lib.experiments.networks import NETWORKS, OFFLINE, build
 from capsule_lib.experiments.record import Record, this_command
 from capsule_lib.experiments.robustness import CONDITIONS, READ_OUT, SIZES, VERSION, Robustness, flops, recipe
 
@@ -20,6 +20,8 @@ examples:
       100 to 4,000 digits, 8 networks, 3 seeds: up to four hours; after it was stopped, by anything, the same command goes on
   python -m capsule_lib.experiments robustness --out robustness-mnist.json --data mnist --networks small CNN
       all of MNIST; later with other networks into the same file
+  python -m capsule_lib.experiments robustness --out robustness-pretrained.json --networks "pretrained ViT"
+      fine-tunes a vision transformer that was trained on ImageNet; needs a network once, and a graphics card
   python -m capsule_lib.experiments robustness --out try.json --quick
       everything once and tiny, to see that it works
 """
@@ -49,8 +51,8 @@ def main() -> int:
     words = "its record, a JSON file; if it is there, it goes on"
     add("--out", required=True, type=Path, metavar="FILE", help=words)
     add("--data", default="shipped", choices=[*SIZES], help="which pictures (default: shipped)")
-    words = f"some of {', '.join(map(repr, NETWORKS))} (default: all)"
-    add("--networks", nargs="+", default=[*NETWORKS], choices=[*NETWORKS], metavar="NETWORK", help=words)
+    words = f"some of {', '.join(map(repr, NETWORKS))} (default: all but the last, whose weights are downloaded)"
+    add("--networks", nargs="+", default=OFFLINE, choices=[*NETWORKS], metavar="NETWORK", help=words)
     add("--quick", action="store_true", help="everything once and tiny, in a minute")
     given = parser.parse_args()
     try:
