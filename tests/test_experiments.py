@@ -14,25 +14,32 @@ from torch import nn
 from capsule_lib import digit_sets, evaluate, load_digits, load_pretrained
 from capsule_lib.data import TRANSFORMATIONS, affnist, transform
 from capsule_lib.experiments import (
+    CLAIMS,
     CONDITIONS,
     NETWORKS,
     QUANTITIES,
     Classifier,
+    Comparison,
     Robustness,
     build,
     by_network,
+    compare,
+    errors_under,
     last_features,
     loss_of,
     parameters,
     posed,
     read_out,
+    read_outs,
     recipe,
     run,
+    verdict,
 )
 from capsule_lib.experiments import command as command_module
 from capsule_lib.experiments.networks import OFFLINE, PRETRAINED_VIT, pretrained_vit
 from capsule_lib.experiments.record import Record
 from capsule_lib.experiments.robustness import MARGIN, READ_OUT, VERSION, flops, placed_at_random
+from capsule_lib.files import read_shipped
 from capsule_lib.morphometry import measure
 from capsule_lib.training import Trainer, TrainingConfig, train
 
@@ -479,6 +486,54 @@ def test_figures_by_network_are_means_and_spreads_over_seeds():
         by_network({"cells": cells}, upright, size=7)
 
 
+def made_up_record(**errors):
+    """A record with an upright error for each seed of each network."""
+    cells = {}
+    for name, values in errors.items():
+        for seed, value in enumerate(values):
+            cells[f"{name}, {seed}"] = {"kind": "digits", "network": name, "size": 9, "errors": {"a": value, "b": value + 2}, "stopped": None}  # fmt: skip
+    return {"cells": cells}
+
+
+@pytest.mark.parametrize("ours, theirs, more, differ", [
+    ((1.0, 1.2, 1.1), (2.0, 2.2, 2.1), False, "yes"),
+    ((1.0, 1.2, 1.1), (2.0, 2.2, 2.1), True, "the other way"),
+    ((1.0, 1.2, 1.1), (1.0, 2.4, 2.0), False, "no difference"),  # the larger spread counts
+    ((1.0, 2.4, 2.0), (1.0, 1.2, 1.1), False, "no difference"),
+    ((1.0, 1.2, 1.1), (2.0,), False, "one seed"),
+    ((1.0,), (2.0, 2.1, 2.2), False, "one seed"),
+])  # fmt: skip
+def test_two_networks_differ_by_more_than_twice_the_larger_spread(ours, theirs, more, differ, monkeypatch):
+    comparison = Comparison("error", errors_under("a"), "ours", "theirs", more, {"size": 9})
+    record = made_up_record(ours=ours, theirs=theirs)
+    outcome = compare(record, comparison)
+    assert outcome.differ == differ
+    assert (outcome.network, outcome.other) == pytest.approx((sum(ours) / len(ours), sum(theirs) / len(theirs)))
+    words = {"yes": "holds", "one seed": "not decided"}.get(differ, "does not hold here")
+    monkeypatch.setitem(CLAIMS, "mine", [comparison])
+    assert verdict(record, "mine") == words
+    other = comparison._replace(more=not more)
+    monkeypatch.setitem(CLAIMS, "mine", [comparison, other])
+    partly = "holds partly" if {"yes", "the other way"} & {differ} else words
+    assert verdict(record, "mine") == partly
+
+
+def test_errors_are_means_over_conditions_and_left_out_where_a_network_was_never_stopped():
+    cell = {"errors": {"a": 1.0, "b": 4.0}, "stopped": {"errors": {"a": 2.0, "b": 6.0}}}
+    assert errors_under("a", "b")(cell) == 2.5 and errors_under("a", "b", stopped=True)(cell) == 4.0
+    assert errors_under("a", stopped=True)(cell | {"stopped": None}) is None
+    assert read_outs("angle")(cell) is None
+    assert read_outs("angle", "single")({"read_out": {"angle": {"linear": 0.6, "single": 0.2}}}) == 0.2
+
+
+@pytest.mark.parametrize("claim", CLAIMS)
+def test_the_shipped_record_can_say_something_of_every_claim(claim):
+    record = json.loads(read_shipped("experiments/robustness.json"))
+    for comparison in CLAIMS[claim]:
+        outcome = compare(record, comparison)
+        assert outcome.network > 0 and outcome.other > 0
+
+
 # The experiment
 
 
@@ -631,3 +686,17 @@ def test_the_whole_recipe_has_the_sizes_and_seeds_that_were_asked_for():
     )
     assert recipe("mnist")["epochs"].keys() == {"59000"} and recipe().keys() == recipe(quick=True).keys()
     assert {name for name, _ in CONDITIONS.values()} <= TRANSFORMATIONS.keys()
+
+
+# What the pages say
+
+
+def test_the_readme_s_claims_are_those_of_the_record():
+    record = json.loads(read_shipped("experiments/robustness.json"))
+    table = (ROOT / "README.md").read_text().split("| claim | here | for example |\n|---|---|---|\n")[1]
+    rows = []
+    for claim, (first, *_) in CLAIMS.items():
+        of_first, other, _ = compare(record, first)
+        figure = f"{first.measured}: {first.network} {of_first:.2f}, {first.other} {other:.2f}"
+        rows.append(f"| {claim} | {verdict(record, claim)} | {figure} |")
+    assert table.split("\n\n")[0].splitlines() == rows
