@@ -7,6 +7,7 @@ import sys
 import urllib.error
 from pathlib import Path
 
+import nbformat
 import pytest
 import torch
 from torch import nn
@@ -18,6 +19,7 @@ from capsule_lib.experiments import (
     CONDITIONS,
     NETWORKS,
     QUANTITIES,
+    Claim,
     Classifier,
     Comparison,
     Robustness,
@@ -510,10 +512,10 @@ def test_two_networks_differ_by_more_than_twice_the_larger_spread(ours, theirs, 
     assert outcome.differ == differ
     assert (outcome.network, outcome.other) == pytest.approx((sum(ours) / len(ours), sum(theirs) / len(theirs)))
     words = {"yes": "holds", "one seed": "not decided"}.get(differ, "does not hold here")
-    monkeypatch.setitem(CLAIMS, "mine", [comparison])
+    monkeypatch.setitem(CLAIMS, "mine", Claim("us", [comparison]))
     assert verdict(record, "mine") == words
     other = comparison._replace(more=not more)
-    monkeypatch.setitem(CLAIMS, "mine", [comparison, other])
+    monkeypatch.setitem(CLAIMS, "mine", Claim("us", [comparison, other]))
     partly = "holds partly" if {"yes", "the other way"} & {differ} else words
     assert verdict(record, "mine") == partly
 
@@ -529,7 +531,7 @@ def test_errors_are_means_over_conditions_and_left_out_where_a_network_was_never
 @pytest.mark.parametrize("claim", CLAIMS)
 def test_the_shipped_record_can_say_something_of_every_claim(claim):
     record = json.loads(read_shipped("experiments/robustness.json"))
-    for comparison in CLAIMS[claim]:
+    for comparison in CLAIMS[claim].comparisons:
         outcome = compare(record, comparison)
         assert outcome.network > 0 and outcome.other > 0
 
@@ -693,10 +695,52 @@ def test_the_whole_recipe_has_the_sizes_and_seeds_that_were_asked_for():
 
 def test_the_readme_s_claims_are_those_of_the_record():
     record = json.loads(read_shipped("experiments/robustness.json"))
-    table = (ROOT / "README.md").read_text().split("| claim | here | for example |\n|---|---|---|\n")[1]
+    table = (ROOT / "README.md").read_text().split("| claim | said by | here | for example |\n|---|---|---|---|\n")[1]
     rows = []
-    for claim, (first, *_) in CLAIMS.items():
+    for claim, (said_by, (first, *_)) in CLAIMS.items():
         of_first, other, _ = compare(record, first)
         figure = f"{first.measured}: {first.network} {of_first:.2f}, {first.other} {other:.2f}"
-        rows.append(f"| {claim} | {verdict(record, claim)} | {figure} |")
+        rows.append(f"| {claim} | {said_by} | {verdict(record, claim)} | {figure} |")
     assert table.split("\n\n")[0].splitlines() == rows
+
+
+def mean(record, value, name, **which):
+    return by_network(record, value, **which)[name][0]
+
+
+def r2(record, source, quantity):
+    return mean(record, read_outs(quantity), source)
+
+
+def misread(record, name, *conditions, kind="digits", size=4_000):
+    return mean(record, errors_under(*conditions), name, kind=kind, size=size)
+
+
+def on_all(record, size):
+    return {name: m for name, (m, _) in by_network(record, lambda c: c["error_on_all"], kind="digits", size=size).items()}  # fmt: skip
+
+
+THIRTY, SCALED, CAPSULES = ("turned 30°", "turned -30°"), ("scaled 0.75", "scaled 1.25"), READ_OUT[:3]
+SAID = {  # what notebook 09 says in words, and what the record has to say for it
+    "16 components of the plain pixels know as much": lambda r: all(r2(r, "pixels", q) > r2(r, "small", q) - 0.03 for q in QUANTITIES),
+    "knows *more*": lambda r: all(r2(r, "CNN", q) > r2(r, "small", q) for q in QUANTITIES),
+    "the mean over all places can tell by how much a digit was moved": lambda r: r2(r, "global pooling", "shift") > 0.7,
+    "Routing makes no difference. The decoder does": lambda r: all(abs(r2(r, "small", q) - r2(r, "uniform couplings", q)) < 0.04 for q in QUANTITIES),
+    "forget much of the size and of the\nthickness": lambda r: all(r2(r, "small", q) - r2(r, "no reconstruction", q) > 0.1 for q in ("scale", "thickness")),
+    "the capsule network is nearly the same network": lambda r: all(abs(misread(r, "small", *c) - misread(r, "uniform couplings", *c)) < 1.5 for c in (("upright",), THIRTY, SCALED)),
+    "costs a lot for digits that are upright, turned or scaled": lambda r: all(misread(r, "global pooling", *c) > 1.3 * misread(r, "small", *c) for c in (("upright",), THIRTY, SCALED)),
+    "stands turns and sizes at least as well as capsules do": lambda r: all(misread(r, "CNN", *c) < misread(r, "small", *c) for c in (THIRTY, SCALED)),
+    "most of these networks most is noise": lambda r: sum(misread(r, n, "noise 0.3") > misread(r, n, *THIRTY) for n in OFFLINE if n in on_all(r, 4_000)) > len(OFFLINE) / 2,
+    "do not differ by much, upright or transformed": lambda r: all(abs(misread(r, "small", c, kind="placed") - misread(r, "CNN", c, kind="placed")) < 3 for c in ("placed", "affNIST")),
+    "the capsule networks are ahead of all the others": lambda r: max(on_all(r, 100)[n] for n in CAPSULES) < min(e for n, e in on_all(r, 100).items() if n not in CAPSULES),
+    "uniform couplings do as well": lambda r: on_all(r, 100)["uniform couplings"] < on_all(r, 100)["small"] + 0.5,
+    "enough for others to catch up": lambda r: min(e for n, e in on_all(r, 300).items() if n not in CAPSULES) <= on_all(r, 300)["small"],
+    "costs no more than the CNN of its size": lambda r: mean(r, lambda c: c["seconds"], "small", kind="digits", size=4_000) < mean(r, lambda c: c["seconds"], "CNN", kind="digits", size=4_000),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("sentence", SAID)
+def test_what_notebook_09_says_is_what_the_record_says(sentence):
+    cells = nbformat.read(ROOT / "notebooks/09_turn_the_digit.ipynb", as_version=4).cells
+    assert sentence in "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    assert SAID[sentence](json.loads(read_shipped("experiments/robustness.json")))

@@ -68,29 +68,36 @@ def _affnist(network: str, other: str, stopped: bool) -> Comparison:
     return Comparison(measured, errors_under("affNIST", stopped=stopped), network, other, False, {"kind": "placed"})
 
 
-CLAIMS: dict[str, list[Comparison]] = {
-    "routing beats uniform couplings": [
+class Claim(NamedTuple):
+    """Who says it, and what it is judged by: all comparisons count."""
+
+    said_by: str
+    comparisons: list[Comparison]
+
+
+CLAIMS = {
+    "routing beats uniform couplings": Claim("the paper, table 1", [
         _error_on_all("small", "uniform couplings", 4_000),
         _turned("small", "uniform couplings"),
         _affnist("small", "uniform couplings", stopped=True),
-    ],
-    "capsules stand turns better than pooling over all places": [_turned("small", "global pooling")],
-    "capsules are more robust than a CNN": [
+    ]),
+    "capsules stand turns better than pooling over all places": Claim("the article", [_turned("small", "global pooling")]),
+    "capsules are more robust than a CNN": Claim("the paper, section 5.2", [
         _turned("small", "CNN"),
         _affnist("small", "CNN", stopped=False),
         _affnist("small", "CNN", stopped=True),
-    ],
-    "from scratch, capsules beat ResNet and VGG": [
+    ]),
+    "from scratch, capsules beat ResNet and VGG": Claim("the article", [
         _error_on_all("small", other, size) for size in (100, 4_000) for other in ("ResNet-18", "VGG-11")
-    ],
-    "capsules need fewer digits than a CNN": [_error_on_all("small", "CNN", size) for size in (100, 300, 1_000)],
-    "their dimensions say the pose, better than a CNN's": [
+    ]),
+    "capsules need fewer digits than a CNN": Claim("often said", [_error_on_all("small", "CNN", size) for size in (100, 300, 1_000)]),
+    "their dimensions say the pose, better than a CNN's": Claim("the paper, section 5.1", [
         Comparison(f"R² of the {quantity}", read_outs(quantity), "small", "CNN", True, {"kind": "digits"})
         for quantity in ("angle", "shift", "thickness")
-    ],
-    "at 28 pixels they cost more than a CNN": [
+    ]),
+    "at 28 pixels they cost more than a CNN": Claim("the article", [
         Comparison("MFLOPs per picture", lambda c: c["flops_per_picture"] / 1e6, "small", "CNN", True, {"kind": "digits", "size": 4_000})
-    ],
+    ]),
 }  # fmt: skip
 
 
@@ -99,7 +106,7 @@ def verdict(record: dict, claim: str) -> str:
 
     'not decided' where seeds are missing.
     """
-    differ = [compare(record, comparison).differ for comparison in CLAIMS[claim]]
+    differ = [compare(record, comparison).differ for comparison in CLAIMS[claim].comparisons]
     if "one seed" in differ:
         return "not decided"
     return "holds" if {*differ} == {"yes"} else "holds partly" if "yes" in differ else "does not hold here"
