@@ -77,7 +77,7 @@ build/uv/bin/uv:
 # List the files that ship anew, after one of them was made again: what is read is verified with this list.
 .PHONY: sums
 sums:
-	cd data && sha256sum weights/*.json weights/*.safetensors benchmarks/*.json > SHA256SUMS
+	cd data && sha256sum weights/*.json weights/*.safetensors benchmarks/*.json experiments/*.json > SHA256SUMS
 
 # Every notebook and the training command on a stand-in accelerator, which refuses what CUDA or MPS would refuse: about ten minutes.
 .PHONY: test-device

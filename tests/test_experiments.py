@@ -4,9 +4,11 @@ import json
 import math
 import subprocess
 import sys
+import urllib.error
 from dataclasses import replace
 from pathlib import Path
 
+import nbformat
 import pytest
 import torch
 from torch import nn
@@ -14,28 +16,37 @@ from torch import nn
 from capsule_lib import digit_sets, evaluate, load_digits, load_pretrained
 from capsule_lib.data import TRANSFORMATIONS, affnist, transform
 from capsule_lib.experiments import (
+    CLAIMS,
     CONDITIONS,
     NETWORKS,
     QUANTITIES,
+    Claim,
     Classifier,
+    Comparison,
     Family,
     Robustness,
     build,
     by_network,
+    compare,
     entropy,
+    errors_under,
     family,
     last_features,
     loss_of,
     parameters,
     posed,
     read_out,
+    read_outs,
     recipe,
     robustness,
     run,
+    verdict,
 )
 from capsule_lib.experiments import command as command_module
+from capsule_lib.experiments.networks import OFFLINE, PRETRAINED_VIT, pretrained_vit
 from capsule_lib.experiments.record import Record
 from capsule_lib.experiments.robustness import MARGIN, READ_OUT, VERSION, flops, placed_at_random
+from capsule_lib.files import read_shipped
 from capsule_lib.losses import margin_loss
 from capsule_lib.morphometry import measure
 from capsule_lib.routings import ROUTINGS
@@ -207,7 +218,7 @@ def test_the_shipped_network_has_the_errors_that_were_measured_before():
 
 
 @pytest.mark.parametrize("pixels", [28, 40])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", OFFLINE)
 def test_every_network_fits_both_sizes_and_all_of_it_is_trained(name, pixels):
     torch.manual_seed(0)
     net = build(name, pixels).train()
@@ -273,6 +284,33 @@ def test_global_pooling_has_the_convolutions_of_small():
 def test_a_network_that_is_not_there_or_does_not_fit_is_refused(name, pixels, words):
     with pytest.raises(ValueError, match=words):
         build(name, pixels)
+
+
+def test_the_pretrained_network_works_up_to_its_download():
+    pixels = 40
+    net = pretrained_vit(pixels, weights=None).eval()
+    images = noise(2, 1, pixels, pixels)
+    assert net(images).lengths.shape == (2, 10) and 85e6 < parameters(net) < 87e6
+    seen = net.features[0](images)
+    assert seen.shape == (2, 3, 224, 224)
+    black, white = (net.features[0](torch.full((1, 1, pixels, pixels), value)).mean((0, 2, 3)) for value in (0.0, 1.0))
+    torch.testing.assert_close(white - black, 1 / torch.tensor([0.229, 0.224, 0.225]))
+    torch.testing.assert_close(black, -torch.tensor([0.485, 0.456, 0.406]) / torch.tensor([0.229, 0.224, 0.225]))
+    net(images).lengths.sum().backward()
+    assert all(p.grad is not None for p in net.parameters())
+
+
+def test_where_its_weights_cannot_be_downloaded_it_says_so(monkeypatch, tmp_path, capsys):
+    def refuse(*given, **how):
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
+    with pytest.raises(OSError, match="'pretrained ViT' needs weights that could not be downloaded .*no network"):
+        build(PRETRAINED_VIT)
+    out = tmp_path / "record.json"
+    monkeypatch.setattr(sys, "argv", ["x", "robustness", "--quick", "--out", str(out), "--networks", PRETRAINED_VIT])
+    assert command_module.main() == 1 and "could not be downloaded" in capsys.readouterr().err
 
 
 def test_a_new_network_that_scores_other_classes_is_refused(monkeypatch):
@@ -457,8 +495,57 @@ def test_figures_by_network_are_means_and_spreads_over_seeds():
     mean, spread = by_network({"cells": cells}, upright, size=300)["CNN"]
     assert mean == 1.0 and math.isnan(spread)
     assert by_network({"cells": cells}, lambda cell: cell["r"], kind="read-out")["pixels"][0] == 0.5
+    assert by_network({"cells": cells}, lambda cell: cell.get("r")).keys() == {"pixels"}
     with pytest.raises(ValueError, match="no cell of this record has .*'size': 7"):
         by_network({"cells": cells}, upright, size=7)
+
+
+def made_up_record(**errors):
+    """A record with an upright error for each seed of each network."""
+    cells = {}
+    for name, values in errors.items():
+        for seed, value in enumerate(values):
+            cells[f"{name}, {seed}"] = {"kind": "digits", "network": name, "size": 9, "errors": {"a": value, "b": value + 2}, "stopped": None}  # fmt: skip
+    return {"cells": cells}
+
+
+@pytest.mark.parametrize("ours, theirs, more, differ", [
+    ((1.0, 1.2, 1.1), (2.0, 2.2, 2.1), False, "yes"),
+    ((1.0, 1.2, 1.1), (2.0, 2.2, 2.1), True, "the other way"),
+    ((1.0, 1.2, 1.1), (1.0, 2.4, 2.0), False, "no difference"),  # the larger spread counts
+    ((1.0, 2.4, 2.0), (1.0, 1.2, 1.1), False, "no difference"),
+    ((1.0, 1.2, 1.1), (2.0,), False, "one seed"),
+    ((1.0,), (2.0, 2.1, 2.2), False, "one seed"),
+])  # fmt: skip
+def test_two_networks_differ_by_more_than_twice_the_larger_spread(ours, theirs, more, differ, monkeypatch):
+    comparison = Comparison("error", errors_under("a"), "ours", "theirs", more, {"size": 9})
+    record = made_up_record(ours=ours, theirs=theirs)
+    outcome = compare(record, comparison)
+    assert outcome.differ == differ
+    assert (outcome.network, outcome.other) == pytest.approx((sum(ours) / len(ours), sum(theirs) / len(theirs)))
+    words = {"yes": "holds", "one seed": "not decided"}.get(differ, "does not hold here")
+    monkeypatch.setitem(CLAIMS, "mine", Claim("us", [comparison]))
+    assert verdict(record, "mine") == words
+    other = comparison._replace(more=not more)
+    monkeypatch.setitem(CLAIMS, "mine", Claim("us", [comparison, other]))
+    partly = "holds partly" if {"yes", "the other way"} & {differ} else words
+    assert verdict(record, "mine") == partly
+
+
+def test_errors_are_means_over_conditions_and_left_out_where_a_network_was_never_stopped():
+    cell = {"errors": {"a": 1.0, "b": 4.0}, "stopped": {"errors": {"a": 2.0, "b": 6.0}}}
+    assert errors_under("a", "b")(cell) == 2.5 and errors_under("a", "b", stopped=True)(cell) == 4.0
+    assert errors_under("a", stopped=True)(cell | {"stopped": None}) is None
+    assert read_outs("angle")(cell) is None
+    assert read_outs("angle", "single")({"read_out": {"angle": {"linear": 0.6, "single": 0.2}}}) == 0.2
+
+
+@pytest.mark.parametrize("claim", CLAIMS)
+def test_the_shipped_record_can_say_something_of_every_claim(claim):
+    record = json.loads(read_shipped("experiments/robustness.json"))
+    for comparison in CLAIMS[claim].comparisons:
+        outcome = compare(record, comparison)
+        assert outcome.network > 0 and outcome.other > 0
 
 
 # The experiment
@@ -578,6 +665,8 @@ def test_the_quick_run_has_every_cell_in_the_shape_of_the_whole(quick_run):
             assert errors.keys() == tests and all(0 <= e <= 100 for e in errors.values())
         assert cell["network"] in NETWORKS and cell["size"] == 200 and cell["seed"] == 0 and cell["tries"] == 2
         assert cell["parameters"] > 160_000 and cell["flops_per_picture"] > 1e7 and cell["seconds"] > 0
+        assert cell["network"] in OFFLINE and cell["size"] == 200 and cell["seed"] == 0 and cell["tries"] == 2
+        assert cell["parameters"] > 300_000 and cell["flops_per_picture"] > 1e7 and cell["seconds"] > 0
         tried = {
             c["learning_rate"]: c["validation_error"] for c in kinds["learning rate"] if c["network"] == cell["network"]
         }
@@ -586,7 +675,7 @@ def test_the_quick_run_has_every_cell_in_the_shape_of_the_whole(quick_run):
         assert ("read_out" in cell) == (cell["kind"] == "digits" and cell["network"] in READ_OUT)
     for cell in [*kinds["read-out"], *(c for c in kinds["digits"] if "read_out" in c)]:
         assert {q: r.keys() for q, r in cell["read_out"].items()} == read_out_shape
-    assert by_network(there, lambda c: c["errors"]["upright"], kind="digits", size=200).keys() == NETWORKS.keys()
+    assert by_network(there, lambda c: c["errors"]["upright"], kind="digits", size=200).keys() == set(OFFLINE)
 
 
 def test_the_command_says_in_words_what_it_refuses(quick_run, tmp_path, monkeypatch, capsys):
@@ -697,3 +786,59 @@ def test_the_routings_have_names_and_data_of_their_own(tmp_path, monkeypatch, ca
     monkeypatch.setattr(sys, "argv", ["x", "routings", "--data", "fashion", "--out", str(tmp_path / "r.json")])
     assert command_module.main() == 1 and "choose one of 'shipped', 'mnist'" in capsys.readouterr().err
     assert not [*tmp_path.iterdir()]
+
+
+# What the pages say
+
+
+def test_the_readme_s_claims_are_those_of_the_record():
+    record = json.loads(read_shipped("experiments/robustness.json"))
+    table = (ROOT / "README.md").read_text().split("| claim | said by | here | for example |\n|---|---|---|---|\n")[1]
+    rows = []
+    for claim, (said_by, (first, *_)) in CLAIMS.items():
+        of_first, other, _ = compare(record, first)
+        figure = f"{first.measured}: {first.network} {of_first:.2f}, {first.other} {other:.2f}"
+        rows.append(f"| {claim} | {said_by} | {verdict(record, claim)} | {figure} |")
+    assert table.split("\n\n")[0].splitlines() == rows
+
+
+def mean(record, value, name, **which):
+    return by_network(record, value, **which)[name][0]
+
+
+def r2(record, source, quantity):
+    return mean(record, read_outs(quantity), source)
+
+
+def misread(record, name, *conditions, kind="digits", size=4_000):
+    return mean(record, errors_under(*conditions), name, kind=kind, size=size)
+
+
+def on_all(record, size):
+    return {name: m for name, (m, _) in by_network(record, lambda c: c["error_on_all"], kind="digits", size=size).items()}  # fmt: skip
+
+
+THIRTY, SCALED, CAPSULES = ("turned 30°", "turned -30°"), ("scaled 0.75", "scaled 1.25"), READ_OUT[:3]
+SAID = {  # what notebook 09 says in words, and what the record has to say for it
+    "16 components of the plain pixels know as much": lambda r: all(r2(r, "pixels", q) > r2(r, "small", q) - 0.03 for q in QUANTITIES),
+    "knows *more*": lambda r: all(r2(r, "CNN", q) > r2(r, "small", q) for q in QUANTITIES),
+    "the mean over all places can tell by how much a digit was moved": lambda r: r2(r, "global pooling", "shift") > 0.7,
+    "Routing makes no difference. The decoder does": lambda r: all(abs(r2(r, "small", q) - r2(r, "uniform couplings", q)) < 0.04 for q in QUANTITIES),
+    "forget much of the size and of the\nthickness": lambda r: all(r2(r, "small", q) - r2(r, "no reconstruction", q) > 0.1 for q in ("scale", "thickness")),
+    "the capsule network is nearly the same network": lambda r: all(abs(misread(r, "small", *c) - misread(r, "uniform couplings", *c)) < 1.5 for c in (("upright",), THIRTY, SCALED)),
+    "costs a lot for digits that are upright, turned or scaled": lambda r: all(misread(r, "global pooling", *c) > 1.3 * misread(r, "small", *c) for c in (("upright",), THIRTY, SCALED)),
+    "stands turns and sizes at least as well as capsules do": lambda r: all(misread(r, "CNN", *c) < misread(r, "small", *c) for c in (THIRTY, SCALED)),
+    "most of these networks most is noise": lambda r: sum(misread(r, n, "noise 0.3") > misread(r, n, *THIRTY) for n in OFFLINE if n in on_all(r, 4_000)) > len(OFFLINE) / 2,
+    "do not differ by much, upright or transformed": lambda r: all(abs(misread(r, "small", c, kind="placed") - misread(r, "CNN", c, kind="placed")) < 3 for c in ("placed", "affNIST")),
+    "the capsule networks are ahead of all the others": lambda r: max(on_all(r, 100)[n] for n in CAPSULES) < min(e for n, e in on_all(r, 100).items() if n not in CAPSULES),
+    "uniform couplings do as well": lambda r: on_all(r, 100)["uniform couplings"] < on_all(r, 100)["small"] + 0.5,
+    "enough for others to catch up": lambda r: min(e for n, e in on_all(r, 300).items() if n not in CAPSULES) <= on_all(r, 300)["small"],
+    "costs no more than the CNN of its size": lambda r: mean(r, lambda c: c["seconds"], "small", kind="digits", size=4_000) < mean(r, lambda c: c["seconds"], "CNN", kind="digits", size=4_000),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("sentence", SAID)
+def test_what_notebook_09_says_is_what_the_record_says(sentence):
+    cells = nbformat.read(ROOT / "notebooks/09_turn_the_digit.ipynb", as_version=4).cells
+    assert sentence in "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    assert SAID[sentence](json.loads(read_shipped("experiments/robustness.json")))

@@ -1,6 +1,7 @@
 """Pictures carry their words, show the arrays that they are given, and move when a control moves."""
 
 import io
+import math
 import re
 
 import ipywidgets as widgets
@@ -149,3 +150,32 @@ def test_widgets_are_words_where_no_kernel_runs():
     assert frame._repr_mimebundle_()["text/plain"] == plots.INTERACTIVE
     frame.draw(plt.figure(figsize=(1, 1)))
     assert pixels(frame.value).shape[0] > 10
+
+
+def test_spreads_are_drawn_at_their_places_with_their_bars():
+    found = [{"a": (1.0, 0.5), "b": (2.0, 0.1)}, {"a": (4.0, 0.25)}, {"a": (8.0, math.nan), "b": (3.0, 0.1)}]
+    figure = plots.spreads(found, [100, 300, 1000], ("digits", "%"), log=True)
+    (axis,) = figure.axes
+    (a, b) = axis.containers
+    assert a.lines[0].get_xydata().tolist() == [[100, 1], [300, 4], [1000, 8]]
+    assert b.lines[0].get_xydata().tolist() == [[100, 2], [1000, 3]]
+    (bars,) = a.lines[2]
+    assert [[y for _, y in bar] for bar in bars.get_segments()[:2]] == [[0.5, 1.5], [3.75, 4.25]]
+    assert axis.get_xscale() == axis.get_yscale() == "log" and [t.get_text() for t in axis.get_legend().texts] == [
+        "a",
+        "b",
+    ]
+    assert [t.get_text() for t in axis.get_xticklabels()] == ["100", "300", "1,000"]
+    plt.close(figure)
+
+
+def test_at_words_networks_stand_side_by_side():
+    names = [f"net {n}" for n in range(9)]
+    figure = plots.spreads([{name: (5.0 + n, 1.0) for n, name in enumerate(names)}] * 2, ["one", "two"], ("", "%"))
+    (axis,) = figure.axes
+    xs = torch.tensor([[float(x) for x in container.lines[0].get_xdata()] for container in axis.containers])
+    assert (xs.diff(dim=0) > 0.05).all() and ((xs - torch.arange(2)).abs() < 0.5).all()
+    looks = {(c.lines[0].get_color(), c.lines[0].get_marker()) for c in axis.containers}
+    assert len(looks) == 9 and axis.get_yscale() == "linear"
+    assert [t.get_text() for t in axis.get_xticklabels()] == ["one", "two"]
+    plt.close(figure)

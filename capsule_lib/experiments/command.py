@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from capsule_lib.device import choose_device, describe_machine
 from capsule_lib.experiments import family
-from capsule_lib.experiments.networks import NETWORKS
+from capsule_lib.experiments.networks import NETWORKS, OFFLINE
 from capsule_lib.experiments.record import Record, this_command
 from capsule_lib.experiments.robustness import CONDITIONS, READ_OUT, SIZES, VERSION, Robustness, flops, recipe
 from capsule_lib.routings import ROUTINGS
@@ -24,6 +24,8 @@ examples:
       all of MNIST; later with other networks into the same file
   python -m capsule_lib.experiments routings --out routings.json
       the network compact with each of 6 routings, 1,000 and 4,000 digits, 3 seeds; --networks chooses among the routings
+  python -m capsule_lib.experiments robustness --out robustness-pretrained.json --networks "pretrained ViT"
+      fine-tunes a vision transformer that was trained on ImageNet; needs a network once, and a graphics card
   python -m capsule_lib.experiments robustness --out try.json --quick
       everything once and tiny, to see that it works
 """
@@ -54,7 +56,7 @@ def main() -> int:
     words = "its record, a JSON file; if it is there, it goes on"
     add("--out", required=True, type=Path, metavar="FILE", help=words)
     add("--data", default="shipped", choices=[*SIZES], help="which pictures (default: shipped)")
-    words = f"some of {', '.join(map(repr, NETWORKS))}; of the routings some of {', '.join(map(repr, ROUTINGS))} (default: all)"
+    words = f"some of {', '.join(map(repr, NETWORKS))}; of the routings some of {', '.join(map(repr, ROUTINGS))} (default: all, without the one whose weights are downloaded)"
     add("--networks", nargs="+", metavar="NETWORK", help=words)
     add("--quick", action="store_true", help="everything once and tiny, in a minute")
     given = parser.parse_args()
@@ -64,7 +66,14 @@ def main() -> int:
             f"argument --networks: no {unknown[0]!r} in {given.experiment}: choose from {', '.join(map(repr, names))}"
         )
     try:
-        run(given.out, given.data, given.quick, given.networks or [*names], this_command(), given.experiment)
+        run(
+            given.out,
+            given.data,
+            given.quick,
+            given.networks or [n for n in names if n in OFFLINE or n in ROUTINGS],
+            this_command(),
+            given.experiment,
+        )
     except KeyboardInterrupt:
         print(f"\nstopped: every finished cell is in {given.out}; the same command goes on", file=sys.stderr)
         return 130

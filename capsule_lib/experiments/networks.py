@@ -98,6 +98,30 @@ def vit(pixels: int) -> Classifier:
     return Classifier(net, 128)
 
 
+class Enlarged(nn.Module):
+    """Grey pictures [B, 1, H, W] in 0..1 as networks that were trained on ImageNet expect them: [B, 3, 224, 224], in its mean and spread."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        mean, spread = images.new_tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[:, :, None, None]
+        large = F.interpolate(images, size=224, mode="bilinear", antialias=True)
+        return (large - mean) / spread
+
+
+def pretrained_vit(pixels: int, weights: str | None = "IMAGENET1K_V1") -> Classifier:
+    """torchvision's ViT-B/16 with its ImageNet weights, 330 MB that are downloaded once, to be trained on. `pixels` may be any."""
+    from torchvision.models import vit_b_16
+
+    try:
+        net = vit_b_16(weights=weights)
+    except OSError as error:  # among them what urllib raises
+        raise OSError(
+            f"{PRETRAINED_VIT!r} needs weights that could not be downloaded ({error}): connect once, or leave this network out"
+        ) from error
+    net.heads = nn.Identity()
+    return Classifier(nn.Sequential(Enlarged(), net), 768)
+
+
+PRETRAINED_VIT = "pretrained ViT"
 # Another network is one more line. Each is built for square pictures of so many pixels, with 10 classes.
 NETWORKS: dict[str, Callable[[int], nn.Module]] = {
     "small": small,
@@ -111,7 +135,9 @@ NETWORKS: dict[str, Callable[[int], nn.Module]] = {
     "compact": lambda pixels: small(pixels, "compact"),
     "compact, uniform couplings": lambda pixels: small(pixels, "compact", iterations=1),
     "compact, no reconstruction": lambda pixels: small(pixels, "compact", decoder_hidden=None),
+    PRETRAINED_VIT: pretrained_vit,
 }
+OFFLINE = [name for name in NETWORKS if name != PRETRAINED_VIT]  # what is run where nothing else is asked for
 
 
 def build(name: str, pixels: int = 28) -> nn.Module:

@@ -83,14 +83,14 @@ class Record:
         return there
 
 
-def by_network(record: dict, value: Callable[[dict], float], **which) -> dict[str, tuple[float, float]]:
+def by_network(record: dict, value: Callable[[dict], float | None], **which) -> dict[str, tuple[float, float]]:
     """What the seeds of each network gave: mean and standard deviation, NaN of a single seed.
 
         record = json.loads(read_shipped("experiments/robustness.json"))
         by_network(record, lambda cell: cell["errors"]["turned 30°"], kind="digits", size=4_000)["CNN"]
 
     Args:
-        value: what counts of a cell.
+        value: what counts of a cell; None leaves it out.
         which: entries of the cells that count. Those without a network are read-outs of `features`, and stand under their name.
 
     Raises:
@@ -98,8 +98,8 @@ def by_network(record: dict, value: Callable[[dict], float], **which) -> dict[st
     """
     values: dict[str, list[float]] = {}
     for cell in record["cells"].values():
-        if which.items() <= cell.items():
-            values.setdefault(cell.get("network") or cell["features"], []).append(value(cell))
+        if which.items() <= cell.items() and (found := value(cell)) is not None:
+            values.setdefault(cell.get("network") or cell["features"], []).append(found)
     if not values:
         raise ValueError(
             f"no cell of this record has {which}: its kinds are {sorted({c['kind'] for c in record['cells'].values()})}"

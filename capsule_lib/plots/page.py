@@ -72,7 +72,8 @@ def png(picture: Figure | Image.Image, **how) -> bytes:
 
 def card(picture: Figure | Image.Image, **how) -> Image.Image:
     """The picture on white with round corners: dark ink stays legible on a dark page."""
-    picture = Image.open(io.BytesIO(png(picture, **how)))
+    if isinstance(picture, Figure):
+        picture = Image.open(io.BytesIO(png(picture, **how)))
     white = Image.new("RGBA", (picture.width + 2 * CARD, picture.height + 2 * CARD))
     ImageDraw.Draw(white).rounded_rectangle((0, 0, white.width - 1, white.height - 1), CARD, fill="white")
     white.paste(picture, (CARD, CARD))
