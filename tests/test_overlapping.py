@@ -214,6 +214,24 @@ def test_drawings_are_compared_with_the_originals_in_the_order_of_the_classes(di
     assert evaluate(Right(TINY), images, labels, originals, batch_size=50)[:2] == (0, 0)
 
 
+@pytest.mark.parametrize(
+    "change", [lambda o: o[:, :1], lambda o: o[:-1], lambda o: o[..., 1:], lambda o: o.repeat(1, 2, 1, 1, 1)]
+)
+def test_originals_that_do_not_fit_are_refused(digits, change):
+    images, labels, originals = overlapping_digits(*digits)
+    with pytest.raises(ValueError, match="originals are the digits of each image alone"):
+        evaluate(CapsNet(TINY), images, labels, change(originals))
+    with pytest.raises(TypeError, match="originals must be a tensor"):
+        evaluate(CapsNet(TINY), images, labels, [originals])
+
+
+def test_without_originals_pairs_are_read_and_nothing_is_compared(digits):
+    images, labels, originals = overlapping_digits(*digits)
+    net = CapsNet(TINY)
+    without, compared = evaluate(net, images, labels), evaluate(net, images, labels, originals)
+    assert without.mse is None and without.error == compared.error and compared.mse > 0
+
+
 @pytest.mark.parametrize("shape", [(1, 28, 28), (1, 40, 40), (3, 36, 36)])
 def test_a_network_for_another_canvas_is_refused(digits, shape):
     import dataclasses

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from capsule_lib.contract import COUNT, check_labels, check_pictures, present_classes
+from capsule_lib.contract import COUNT, check_labels, check_pictures, check_tensor, present_classes
 from capsule_lib.model import CapsNet
 
 
@@ -43,8 +43,11 @@ def evaluate(
 
         evaluate(net, *overlapping_digits(images, labels))
 
-    Labels may be sets of classes [N, J], such as those of two overlapping digits; then originals [N, M, C, H, W] are the M digits of
-    each image alone, by rising class, which the M longest capsules should redraw.
+    Labels may be sets of M classes each, [N, J], such as those of two overlapping digits; then originals [N, M, C, H, W] are the digits of
+    each image alone, by rising class, which the M longest capsules should redraw. Without them there is no `mse`.
+
+    Raises:
+        TypeError, ValueError: images, labels or originals that don't fit each other or the network.
     """
     check_pictures(images)
     device, training = next(net.parameters()).device, net.training
@@ -52,6 +55,15 @@ def evaluate(
     lengths, squared_error = [], 0.0
     several = getattr(labels, "ndim", 1) == 2
     redrawn = images if originals is None else originals
+    if originals is not None:
+        check_tensor(originals, "originals", "[N, M, C, H, W]")
+        alike = not several or labels.sum(dim=1).eq(originals.shape[1]).all()
+        if not alike or originals[:, 0].shape != images.shape:
+            raise ValueError(
+                f"originals are the digits of each image alone, as many as its set of classes has, each like its image "
+                f"{list(images.shape[1:])}; got {list(originals.shape)}"
+            )
+    draws = bool(net.decoder) and several <= (originals is not None)
     parts = zip(*(x.split(COUNT.check("batch_size", batch_size)) for x in (images, redrawn)), strict=True)
     # The bar waits for what really takes long: a short one would only stay behind on a notebook's page.
     for x, wanted in tqdm(parts, total=-(-len(images) // batch_size), desc="evaluating", leave=False, delay=30):
@@ -61,9 +73,9 @@ def evaluate(
             labels = check(labels, len(images), out.lengths.shape[1]).cpu()
         done = sum(map(len, lengths))
         lengths.append(out.lengths.cpu())
-        if several and net.decoder:
+        if several and draws:
             out = net(x.to(device), read_as(lengths[-1], labels[done : done + len(x)]).to(device))
-        if net.decoder:
+        if draws:
             squared_error += (
                 (out.reconstruction.cpu() - wanted.cpu().view(out.reconstruction.shape)).square().sum().item()
             )
@@ -73,4 +85,4 @@ def evaluate(
     error, digit_error = (100 * wrong.float().mean().item() for wrong in (misread(lengths, labels), missed))
     if several:
         digit_error *= labels.numel() / labels.sum().item()
-    return Evaluation(error, squared_error / redrawn.numel() if net.decoder else None, lengths, digit_error)
+    return Evaluation(error, squared_error / redrawn.numel() if draws else None, lengths, digit_error)
