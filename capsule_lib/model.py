@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from capsule_lib.contract import COUNT, check_labels, check_pictures, check_tensor, check_tuple
+from capsule_lib.contract import COUNT, check_labels, check_pictures, check_tensor, check_tuple, present_classes
 from capsule_lib.device import exportable
 from capsule_lib.layers import Decoder, DigitCaps, PrimaryCaps, check_depthwise
 from capsule_lib.routing import length
@@ -84,7 +84,8 @@ PRESETS = {
 
 @exportable
 class CapsNetOutput(NamedTuple):
-    """lengths [B, J] in 0..1; capsules [B, J, D]; reconstruction [B, C, H, W] in 0..1, or None without a decoder."""
+    """lengths [B, J] in 0..1; capsules [B, J, D]; reconstruction [B, C, H, W] in 0..1, or None without a decoder; for sets of
+    classes [M, C, H, W], one per class that is present, image by image."""
 
     lengths: Tensor
     capsules: Tensor
@@ -96,7 +97,7 @@ class CapsNet(nn.Module):
 
         net = CapsNet.from_preset("small")
         out = net(images)             # redraws from the longest capsule: for use
-        out = net(images, labels)     # redraws from the label's capsule: for training
+        out = net(images, labels)     # redraws from the label's capsule, or from each of a set: for training
         v = net.encode(images)        # class capsules [N, J, D] of many images, without gradients
         net.decode(v[:, 4] + 0.1, 4)  # what the decoder draws from capsules [N, D] of class 4
 
@@ -158,8 +159,12 @@ class CapsNet(nn.Module):
     def forward(self, images: Tensor, labels: Tensor | None = None) -> CapsNetOutput:
         v = self.digit_caps(self.primary(images))
         lengths = length(v)
-        chosen = lengths.argmax(dim=1) if labels is None else check_labels(labels, *v.shape[:2])
-        return CapsNetOutput(lengths, v, self.decoder(v, chosen) if self.decoder else None)
+        rows, chosen = slice(None), lengths.argmax(dim=1) if labels is None else labels
+        if getattr(labels, "ndim", 1) == 2:  # a set of classes: the decoder is run once for each
+            rows, chosen = present_classes(labels, *v.shape[:2]).nonzero(as_tuple=True)
+        elif labels is not None:
+            chosen = check_labels(labels, *v.shape[:2])
+        return CapsNetOutput(lengths, v, self.decoder(v[rows], chosen) if self.decoder else None)
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:

@@ -19,6 +19,8 @@ examples:
       the small network on the digits that ship with the course: a few minutes on a laptop
   python -m capsule_lib.train --preset paper --data mnist --epochs 20 --out runs/paper
       the paper's network on all of MNIST
+  python -m capsule_lib.train --preset compact --data overlapping --out runs/overlapping
+      two digits on top of each other, told apart and each redrawn alone
   python -m capsule_lib.train --data my_letters --out runs/letters
       your own pictures: my_letters/a/*.png, my_letters/b/*.png and so on, a folder for each class
   python -m capsule_lib.train --out runs/paper --resume

@@ -16,10 +16,11 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from capsule_lib.data import load_digits
+from capsule_lib.data import load_digits, overlapping_digits
 from capsule_lib.device import choose_device, describe_machine, has_bfloat16
 from capsule_lib.files import explained, write_whole
 from capsule_lib.model import PRESETS, CapsNet
@@ -38,6 +39,7 @@ except ImportError:  # Windows has none: there nothing keeps two runs apart
 
 CHECKPOINT = "checkpoint.pt"
 DIGITS = ("shipped", "mnist", "fashion")  # what `load_digits` knows by name
+PAIRS = {"overlapping": "mnist", "overlapping shipped": "shipped"}  # two on top of each other, of which digits
 SEAL = b"\nsha256 of all before: "  # stands between a checkpoint's archive and its checksum
 BEGIN_AGAIN = "restore it from a copy, or begin again in another folder"
 
@@ -59,10 +61,11 @@ def train_and_finish(
     checkpoint = find_run(out, resume)  # once more: another process may have begun a run meanwhile
     train_set, validation_set, test_set = split_digits(config.data, config.seed)
     torch.manual_seed(config.seed)
-    (images, labels), (_, test_labels) = train_set, test_set
-    classes = max(int(labels.max()), int(test_labels.max())) + 1
+    (images, labels), test_labels = train_set, test_set[1]
+    classes = test_labels.shape[1] if config.margin else max(int(labels.max()), int(test_labels.max())) + 1
+    image_shape = (images.shape[1], *(side + 2 * config.margin for side in images.shape[2:]))
     shape = dataclasses.replace(
-        PRESETS[config.preset], iterations=config.iterations, image_shape=tuple(images.shape[1:]), classes=classes
+        PRESETS[config.preset], iterations=config.iterations, image_shape=image_shape, classes=classes
     )
     net = CapsNet(shape).to(device)
     trainer = Trainer(net, *train_set, config)
@@ -243,15 +246,21 @@ def split_digits(data: str, seed: int) -> tuple[tuple[Tensor, Tensor], ...]:
     """Training, validation and test set: of digits by name, or of a folder of pictures, which are taken as they are. Up to 5,000
     training images, at most a tenth, are set aside to choose the best epoch.
 
-    The 1,000 shipped test digits come from MNIST's training set; they are left out of it, so that they stay unseen.
+    The 1,000 shipped test digits come from MNIST's training set; they are left out of it, so that they stay unseen. Of two overlapping
+    digits the training set has the single ones, which the trainer lays over each other; the other two sets are pairs.
     """
+    if data in PAIRS:
+        training, validation, test_set = split_digits(PAIRS[data], seed)
+        return training, overlapping_digits(*validation), overlapping_digits(*test_set)
     if data in DIGITS:
         (images, labels), test_set = load_digits(data, "train"), load_digits(data, "test")
     elif Path(data).is_dir():
         size, channels = common_shape(data)
         (images, labels), test_set = (tuple(p) for p in split_pictures(data, size, None, channels, seed))
     else:
-        raise ValueError(f"no data set {data!r}: choose one of {', '.join(map(repr, DIGITS))}, or a folder of pictures")
+        raise ValueError(
+            f"no data set {data!r}: choose one of {', '.join(map(repr, (*DIGITS, *PAIRS)))}, or a folder of pictures"
+        )
     held_out = {image.numpy().tobytes() for image in load_digits("shipped", "test")[0]}
     keep = torch.tensor([image.numpy().tobytes() not in held_out for image in images])
     images, labels = images[keep], labels[keep]
@@ -355,9 +364,12 @@ def finish(
         # The file holds float16. What the card says is measured on what will be read back from it.
         net.load_state_dict({name: t.half() if t.is_floating_point() else t for name, t in best["weights"].items()})
         test = evaluate(net, *test_set)
-        digits = config.data in DIGITS  # of pictures of a reader's own, the shipped digits are no measure
-        shipped = evaluate(net, *load_digits("shipped", "test")) if digits else test
-        effects = dimension_effects(net, *(load_digits("shipped", "train") if digits else train_set))
+        digits = config.data in (*DIGITS, *PAIRS)  # of pictures of a reader's own, the shipped digits are no measure
+        seen, unseen = (load_digits("shipped", split) for split in ("train", "test"))
+        if config.margin:
+            seen, unseen = (F.pad(seen[0], 4 * [config.margin]), seen[1]), overlapping_digits(*unseen)
+        shipped = evaluate(net, *unseen) if digits else test
+        effects = dimension_effects(net, *(seen if digits else train_set))
         processes = dist.get_world_size() if dist.is_initialized() else 1
         settings = dataclasses.asdict(config)
         card = {
@@ -371,6 +383,7 @@ def finish(
             "validation_error_percent": round(best["validation_error"], 3),
             "test_error_percent": round(test.error, 3),
             "test_mse": round(test.mse, 5),
+            **({"test_digit_error_percent": round(test.digit_error, 3)} if config.margin else {}),
             **(
                 {"shipped_test_error_percent": round(shipped.error, 3), "shipped_test_mse": round(shipped.mse, 5)}
                 if digits

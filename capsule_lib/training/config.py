@@ -4,6 +4,7 @@ import dataclasses
 from dataclasses import dataclass, field
 
 from capsule_lib.contract import COUNT, DEGREES, POSITIVE, SEED, SHARE, WEIGHT, WHOLE
+from capsule_lib.data import MARGIN
 from capsule_lib.model import PRESETS
 
 
@@ -24,7 +25,10 @@ class TrainingConfig:
 
     preset: str = _setting("small", PRESETS, "the network: the paper's, a quarter of its size, or a fifth")
     data: str = _setting(
-        "shipped", str, "the 4,000 'shipped' digits, 'mnist', 'fashion', or a folder of your own pictures"
+        "shipped",
+        str,
+        "the 4,000 'shipped' digits, 'mnist', 'fashion', or a folder of your own pictures; 'overlapping', two of MNIST's digits on top "
+        "of each other, or 'overlapping shipped', two of the shipped ones",
     )
     epochs: int = _setting(20, COUNT, "passes over the training images")
     batch_size: int = _setting(128, COUNT, "images per step, over all processes together")
@@ -73,6 +77,11 @@ class TrainingConfig:
                 object.__setattr__(self, name, kind.check(name, value))
             elif kind is str and not ((isinstance(value, str) and value) or value is each.default):
                 raise ValueError(f"{name}: expected a text; got {value!r}")
+
+    @property
+    def margin(self) -> int:
+        """Pixels by which the canvas of two overlapping digits is larger on every side than a digit's; 0 for single digits."""
+        return MARGIN if self.data.startswith("overlapping") else 0
 
     def scale_for(self, pixels: int) -> float:
         """The reconstruction's weight for images of so many pixels, counted over all channels."""

@@ -12,10 +12,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
 from capsule_lib.contract import check_labels, check_pictures
-from capsule_lib.data import erase, rotate_and_scale, shift, shift_in_margin
+from capsule_lib.data import erase, overlay, partners, rotate_and_scale, shift, shift_in_margin
 from capsule_lib.losses import margin_loss, reconstruction_loss
 from capsule_lib.model import CapsNet
 from capsule_lib.training.config import TrainingConfig
+from capsule_lib.training.evaluation import misread
 
 
 class Epoch(NamedTuple):
@@ -32,7 +33,8 @@ class Trainer:
     """A training under way. After any step it can be saved with `state_dict`, and gone on with later.
 
     Adam, with a learning rate that rises and falls to almost nothing (one cycle). Every image is moved by itself
-    (section 5), and redrawn from the capsule of its label (section 4.1). The order of an epoch follows from the seed
+    (section 5), and redrawn from the capsule of its label (section 4.1). With data 'overlapping' each lies below another one, of another
+    class, drawn anew in each epoch; both are moved as the paper moves them, not by `max_shift`, and each is redrawn alone. The order of an epoch follows from the seed
     and the epoch alone, the move of an image from the seed, the epoch and the image alone: it makes no difference
     where a training was interrupted, or by how many processes it is shared (under torchrun each takes its part of
     every batch, and the gradient is that of the whole batch; only batch norm takes each process's part by itself).
@@ -57,7 +59,14 @@ class Trainer:
     ):
         # Notebook 06's own network has none, and is checked in its first step.
         config_of_net = getattr(net, "config", None)
-        check_pictures(images, config_of_net and config_of_net.image_shape)
+        check_pictures(images, None if config.margin else config_of_net and config_of_net.image_shape)
+        if config.margin and config_of_net:
+            needed = (images.shape[1], *(side + 2 * config.margin for side in images.shape[2:]))
+            if config_of_net.image_shape != needed:
+                raise ValueError(
+                    f"two overlapping digits of {list(images.shape[1:])} need a canvas of {list(needed)}; the network takes "
+                    f"{list(config_of_net.image_shape)}: build it with image_shape={needed}"
+                )
         labels = check_labels(labels, len(images), config_of_net and config_of_net.classes)
         if config.erase > min(images.shape[2:]):
             sides = " x ".join(map(str, images.shape[2:]))
@@ -70,6 +79,7 @@ class Trainer:
         self.shared = dist.is_initialized()
         self.processes, self.rank = (dist.get_world_size(), dist.get_rank()) if self.shared else (1, 0)
         self.parallel = DistributedDataParallel(net) if self.shared else net
+        self.classes = config_of_net.classes if config_of_net else max(10, int(labels.max()) + 1)
         self.steps_per_epoch = -(-len(images) // config.batch_size)
         adam = torch.optim.AdamW if config.weight_decay else torch.optim.Adam
         self.optimizer = adam(net.parameters(), weight_decay=config.weight_decay, fused=True)
@@ -89,6 +99,9 @@ class Trainer:
         # What moves each image: seven even random numbers and four normal ones.
         draws = [torch.rand(len(self.images), n, generator=generator) for n in (4, 3)]
         draws = torch.cat([*draws, torch.randn(len(self.images), 4, generator=generator)], dim=1)
+        if self.config.margin:  # which digit lies over each, and where the two lie
+            places = torch.rand(len(self.images), 5, generator=generator)
+            self.others, draws = partners(self.labels.cpu(), places[:, 4]), torch.cat([draws, places], dim=1)
         self.net.train()
         for rows in order.split(self.config.batch_size)[self.step :]:
             start = time.perf_counter()
@@ -101,18 +114,17 @@ class Trainer:
         own = rows[self.rank :: self.processes]
         share = len(own) / len(rows)
         own = own if len(own) else rows[:1]  # a process without a part of a short batch joins in with a weight of 0
-        x, y, own_draws = self.images[own], self.labels[own], draws[own].to(self.device)
-        x = self._moved(x, own_draws)
+        x, y, wanted = self._examples(own, draws)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
             out = self.parallel(x, y)
         margin = self.loss(out.lengths, y)
         redrawn = 0 * margin
         if self.net.decoder:
-            redrawn = reconstruction_loss(out.reconstruction, x, self.config.scale_for(x[0].numel()))
+            redrawn = reconstruction_loss(out.reconstruction, wanted, self.config.scale_for(x[0].numel()))
         self.optimizer.zero_grad()
         # Processes' gradients are averaged. Each loss is a mean over the process's own images, so it is weighed by its share.
         (self.processes * share * (margin + redrawn)).backward()
-        wrong = (out.lengths.argmax(dim=1) != y).float().mean()
+        wrong = misread(out.lengths, y).float().mean()
         means = share * torch.stack([margin, redrawn, wrong]).detach()
         if self.shared:
             dist.all_reduce(means)
@@ -127,13 +139,27 @@ class Trainer:
             self.ema_model.update_parameters(self.net)
         self.sums += len(rows) * means.cpu()
 
+    def _examples(self, rows: Tensor, draws: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Images, their labels, and the images that are to be redrawn from the labels' capsules."""
+        x, y, own = self.images[rows], self.labels[rows], draws[rows].to(self.device)
+        x = self._moved(x, own)
+        if not self.config.margin:
+            return x, y, x
+        others = self.others[rows]
+        second = self._moved(self.images[others], draws[others].to(self.device))
+        pairs = overlay(x, y, second, self.labels[others], own[:, -5:-1], self.classes)
+        return pairs.images, pairs.labels, pairs.originals.flatten(0, 1)
+
     def _moved(self, x: Tensor, draws: Tensor) -> Tensor:
         """Training images as the settings have them moved, by random numbers [B, 11]."""
         c = self.config
         if c.rotation or c.scaling or c.rotation_spread or c.squeeze:
             amounts = c.rotation, c.scaling, c.rotation_spread, c.squeeze
             x = rotate_and_scale(x, draws[:, [2, 3, 4, 7, 8]], *amounts)
-        x = shift(x, draws[:, :2], c.max_shift) if c.shift == "pixels" else shift_in_margin(x, draws[:, 9:])
+        if c.shift == "margin":
+            x = shift_in_margin(x, draws[:, 9:11])
+        elif not c.margin:  # two digits are moved on their canvas
+            x = shift(x, draws[:, :2], c.max_shift)
         return erase(x, draws[:, 5:7], c.erase) if c.erase else x
 
     def end_epoch(self) -> Epoch:
