@@ -20,6 +20,7 @@ MAY_USE = {  # each file of the core and each room, and what of the package it m
     "routings": {"contract", "layers", "routing"},
     "plots": {"contract"},
     "morphometry": {"contract", "model"},
+    "museum": {"data", "losses", "model", "routing"},
     "own_pictures": {"contract", "morphometry"},
     "checks": {"data", "device", "files", "losses", "model", "routing", "weights"},
     "explorer": {"contract", "data", "files", "model", "morphometry", "own_pictures", "plots", "weights"},
