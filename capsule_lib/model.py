@@ -84,8 +84,7 @@ PRESETS = {
 
 @exportable
 class CapsNetOutput(NamedTuple):
-    """lengths [B, J] in 0..1; capsules [B, J, D]; reconstruction [B, C, H, W] in 0..1, or None without a decoder; for sets of
-    classes [M, C, H, W], one per class that is present, image by image."""
+    """lengths [B, J] in 0..1; capsules [B, J, D]; reconstruction [B, C, H, W] in 0..1, of sets one per class; None without decoder."""
 
     lengths: Tensor
     capsules: Tensor
@@ -159,19 +158,15 @@ class CapsNet(nn.Module):
     def forward(self, images: Tensor, labels: Tensor | None = None) -> CapsNetOutput:
         v = self.digit_caps(self.primary(images))
         lengths = length(v)
-        rows, chosen = slice(None), lengths.argmax(dim=1) if labels is None else labels
         if getattr(labels, "ndim", 1) == 2:  # a set of classes: the decoder is run once for each
             rows, chosen = present_classes(labels, *v.shape[:2]).nonzero(as_tuple=True)
-        elif labels is not None:
-            chosen = check_labels(labels, *v.shape[:2])
+        else:
+            rows, chosen = slice(None), lengths.argmax(dim=1) if labels is None else check_labels(labels, *v.shape[:2])
         return CapsNetOutput(lengths, v, self.decoder(v[rows], chosen) if self.decoder else None)
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        """Class capsules [N, J, D] of images [N, C, H, W], from any device to the network's, a few hundred at a time.
-
-        In evaluation mode, which it leaves as it was: batch norm neither mixes the images nor learns from them.
-        """
+        """Class capsules [N, J, D] of images [N, C, H, W], from any device, a few hundred at a time, in evaluation mode."""
         check_pictures(images, self.config.image_shape)
         training = self.training
         self.eval()
