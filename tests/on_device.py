@@ -4,6 +4,7 @@ On the stand-in the numbers are the CPU's to the last bit, on CUDA nearly so. Wh
 """
 
 import copy
+import dataclasses
 import io
 import pickle
 
@@ -19,10 +20,14 @@ from capsule_lib.data import rotate_and_scale
 from capsule_lib.device import choose_device, describe_machine
 from capsule_lib.explorer import measure_spreads
 from capsule_lib.model import CapsNet, CapsNetConfig
+from capsule_lib.routings import ROUTINGS, Routing
 from capsule_lib.training import Trainer, TrainingConfig, evaluate, train
 
 stand_in = pytest.importorskip("stand_in") if choose_device().type == "stand_in" else None
 TINY = CapsNetConfig(stem_channels=4, types=2, primary_dim=4, class_dim=6, decoder_hidden=(16,))
+NORMED = dataclasses.replace(TINY, stem=((4, 5, 1), (8, 3, 2)), depthwise=True)
+FEW_MOVES = {"rotation": 10.0, "scaling": 0.1}
+ALL_MOVES = {**FEW_MOVES, "rotation_spread": 10.0, "shift": "margin", "squeeze": 0.25, "erase": 4, "weight_decay": 0.01}
 
 
 @pytest.fixture(scope="module")
@@ -268,32 +273,44 @@ def test_the_network(device):
     assert device.type in describe_machine(device)
 
 
-def test_training_and_going_on_with_it(device):
+@pytest.mark.parametrize(("shape", "moves"), [(TINY, FEW_MOVES), (NORMED, ALL_MOVES)])
+def test_training_and_going_on_with_it(shape, moves, device):
     images, labels = (some[:64] for some in capsule_lib.load_digits("shipped", "train"))
-    config = TrainingConfig(epochs=2, batch_size=16, ema_decay=0.9, rotation=10.0, scaling=0.1)
+    config = TrainingConfig(epochs=2, batch_size=16, ema_decay=0.9, **moves)
     ends = {}
     for place in ("cpu", device):
         torch.manual_seed(0)
-        net = CapsNet(TINY).to(place)
+        net = CapsNet(shape).to(place)
         trainer = Trainer(net, images, labels, config)
         steps = trainer.steps()
         next(steps), next(steps)
         file = io.BytesIO()
         torch.save(trainer.state_dict(), file)
         file.seek(0)
-        resumed = Trainer(CapsNet(TINY).to(place), images.to(place), labels.to(place), config)
+        resumed = Trainer(CapsNet(shape).to(place), images.to(place), labels.to(place), config)
         resumed.load_state_dict(torch.load(file, weights_only=True, map_location="cpu"))
         for each in (trainer, resumed):
             for _ in range(2):
                 for _ in each.steps() if each is resumed or each.epoch > 1 else steps:
                     pass
                 each.end_epoch()
-        ends[str(place)] = [x.detach() for x in (*trainer.net.parameters(), *trainer.measured.parameters())]
-        again = [x.detach() for x in (*resumed.net.parameters(), *resumed.measured.parameters())]
+        ends[str(place)] = [
+            x.detach() for x in (*trainer.net.state_dict().values(), *trainer.measured.state_dict().values())
+        ]
+        again = [x.detach() for x in (*resumed.net.state_dict().values(), *resumed.measured.state_dict().values())]
         assert all(torch.equal(a, b) for a, b in zip(ends[str(place)], again, strict=True)) or not stand_in
     assert same(ends[str(device)], ends["cpu"])
-    (epoch,) = train(CapsNet(TINY).to(device), images, labels, epochs=1, precision="bfloat16")
+    (epoch,) = train(CapsNet(shape).to(device), images, labels, epochs=1, precision="bfloat16")
     assert 0 < epoch.margin < 2
+
+
+@pytest.mark.parametrize("name", ROUTINGS)
+def test_each_routing(name, device):
+    torch.manual_seed(0)
+    routing, some = Routing(name, 6, 5, 4), torch.randn(3, 6, 5, 4)
+    there = copy.deepcopy(routing).to(device)
+    for votes in (some, some.half(), torch.zeros(1, 6, 5, 4)):
+        assert close([x.detach() for x in there(votes.to(device))], [x.detach() for x in routing(votes)])
 
 
 def test_what_is_measured_of_a_network(device):

@@ -11,6 +11,7 @@ from torch.autograd import gradcheck
 from capsule_lib import CapsNet, CapsNetConfig, dynamic_routing, load_weights, save_weights, squash
 from capsule_lib.routing import length
 from capsule_lib.routings import ROUTINGS, RoutedCaps, Routing
+from capsule_lib.routings.forms import recurrent
 
 B, I, J, D = 2, 5, 3, 4
 LEARNED = [name for name in ROUTINGS if name not in ("uniform", "dynamic")]
@@ -253,6 +254,11 @@ def test_slot_attention_is_attention_of_the_slots_but_for_the_axis_of_its_softma
     logits = keys @ queries.mT / math.sqrt(D)
     mean = torch.einsum("bij,bid->bjd", logits.softmax(dim=1), values)
     torch.testing.assert_close(mean, F.scaled_dot_product_attention(queries, keys, values))
+
+
+def test_the_recurrent_unit_is_pytorchs():
+    cell, x, state = made("slot attention").form.cell, votes(1, sizes=(6, D)), votes(2, sizes=(6, D))
+    torch.testing.assert_close(recurrent(cell, x, state), cell(x, state))
 
 
 # Invariances.

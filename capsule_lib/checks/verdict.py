@@ -269,7 +269,7 @@ def compare(
         if gradient:
             asked.check_gradient(cases[0], right)
         return
-    _unusable(asked, cases, pairs, right, random=tolerance is not None)
+    _unusable(asked, cases, pairs, right)
     # The last round is for a mistake that only looks like one where a size is written into the code besides.
     for some in [pairs] if fine[0] else [pairs, pairs[:1]]:
         for says, mistake in mistakes:
@@ -279,8 +279,9 @@ def compare(
     raise Wrong(_unknown(asked, cases, pairs, fine, explain) + f". Your function also changes its input {', '.join(asked.changed)} in place: that may be why" * bool(asked.changed), known=1)  # fmt: skip
 
 
-def _unusable(asked: Asked, cases: Sequence[tuple], pairs: Sequence, right: Callable, random: bool) -> None:
-    """`Wrong` for a result that no formula explains: it is not finite, always the same, or (unless it may be) random."""
+def _unusable(asked: Asked, cases: Sequence[tuple], pairs: Sequence, right: Callable) -> None:
+    """`Wrong` for a result that no formula explains: not finite, always the same, or random, though it was given tensors."""
+    random = not any(isinstance(x, Tensor) for x in cases[0])
     out = pairs[0][0]
     turned = [x.flip(0) * 0.7 if isinstance(x, Tensor) and x.is_floating_point() and x.dim() else x for x in cases[0]]
     alike = len(pairs) > 1 and all(torch.equal(other, out) for other, _ in pairs)

@@ -28,6 +28,15 @@ def agreement(votes: Tensor, wholes: Tensor) -> Tensor:
     return torch.einsum("bijd,bjd->bij", votes, wholes)
 
 
+def recurrent(cell: nn.GRUCell, x: Tensor, state: Tensor) -> Tensor:
+    """A gated recurrent unit, cell(x, state), written out: PyTorch's own can't be computed on every accelerator."""
+    gates = F.linear(x, cell.weight_ih, cell.bias_ih).chunk(3, dim=-1)
+    own = F.linear(state, cell.weight_hh, cell.bias_hh).chunk(3, dim=-1)
+    reset, keep = (gates[0] + own[0]).sigmoid(), (gates[1] + own[1]).sigmoid()
+    new = (gates[2] + reset * own[2]).tanh()
+    return new + keep * (state - new)
+
+
 class Uniform(nn.Module):
     """No routing: every coupling is 1/J. It is one iteration of dynamic routing."""
 
@@ -148,7 +157,7 @@ class SlotAttention(nn.Module):
             rounds.append((agreement(keys, queries) / math.sqrt(votes.shape[3])).softmax(dim=2))
             weights = rounds[-1] + 1e-8
             mean = gathered(weights / weights.sum(dim=1, keepdim=True), values)
-            slots = self.cell(mean.flatten(0, 1), slots.flatten(0, 1)).view_as(mean)
+            slots = recurrent(self.cell, mean, slots)
             slots = slots + self.update(self.norm_update(slots))
         return with_lengths(slots, self.score(slots).squeeze(2).sigmoid()), torch.stack(rounds)
 
