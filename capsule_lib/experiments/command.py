@@ -10,8 +10,8 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from capsule_lib.device import choose_device, describe_machine
-from capsule_lib.experiments import family
-from capsule_lib.experiments.networks import NETWORKS, OFFLINE
+from capsule_lib.experiments import family, wall
+from capsule_lib.experiments.networks import NETWORKS, PRETRAINED_VIT
 from capsule_lib.experiments.record import Record, this_command
 from capsule_lib.experiments.robustness import CONDITIONS, READ_OUT, SIZES, VERSION, Robustness, flops, recipe
 from capsule_lib.routings import ROUTINGS
@@ -26,10 +26,12 @@ examples:
       the network compact with each of 6 routings, 1,000 and 4,000 digits, 3 seeds; --networks chooses among the routings
   python -m capsule_lib.experiments robustness --out robustness-pretrained.json --networks "pretrained ViT"
       fine-tunes a vision transformer that was trained on ImageNet; needs a network once, and a graphics card
+  python -m capsule_lib.experiments museum --out museum.json
+      the working network and 21 mistakes in it, after the same short training, 3 seeds: about an hour
   python -m capsule_lib.experiments robustness --out try.json --quick
       everything once and tiny, to see that it works
 """
-NAMES = {"robustness": NETWORKS, "routings": ROUTINGS}  # what each experiment compares
+NAMES = {"robustness": NETWORKS, "routings": ROUTINGS, "museum": wall.EXHIBITS}  # what each experiment compares
 BAR = "{percentage:3.0f} % |{bar}| {elapsed} < {remaining}, {desc}"
 
 
@@ -56,7 +58,8 @@ def main() -> int:
     words = "its record, a JSON file; if it is there, it goes on"
     add("--out", required=True, type=Path, metavar="FILE", help=words)
     add("--data", default="shipped", choices=[*SIZES], help="which pictures (default: shipped)")
-    words = f"some of {', '.join(map(repr, NETWORKS))}; of the routings some of {', '.join(map(repr, ROUTINGS))} (default: all, without the one whose weights are downloaded)"
+    words = f"some of {', '.join(map(repr, NETWORKS))}; of the routings some of {', '.join(map(repr, ROUTINGS))}; of the museum some "
+    words += "of its rooms' names (default: all, without the one whose weights are downloaded)"
     add("--networks", nargs="+", metavar="NETWORK", help=words)
     add("--quick", action="store_true", help="everything once and tiny, in a minute")
     given = parser.parse_args()
@@ -70,7 +73,7 @@ def main() -> int:
             given.out,
             given.data,
             given.quick,
-            given.networks or [n for n in names if n in OFFLINE or n in ROUTINGS],
+            given.networks or [n for n in names if n != PRETRAINED_VIT],
             this_command(),
             given.experiment,
         )
@@ -94,8 +97,11 @@ def run(out: Path, data: str, quick: bool, networks: list[str], command: str, na
     if name == "robustness":
         experiment, number, cells = Robustness(recipe(data, quick)), VERSION, robustness_cells
         facts = {"conditions": CONDITIONS, "test": experiment.test_name}
-    else:
+    elif name == "routings":
         experiment, number, cells = family.Family(family.recipe(data, quick)), family.VERSION, routing_cells
+        facts = {"test": experiment.test_name}
+    else:
+        experiment, number, cells = wall.Wall(wall.recipe(data, quick)), wall.VERSION, exhibit_cells
         facts = {"test": experiment.test_name}
     record = Record(out, name, number, experiment.settings | facts, device, command)
     tasks = [*tries(experiment, networks), *cells(experiment, networks, record)]
@@ -123,7 +129,7 @@ def tries(experiment: Robustness, networks: list[str]) -> Iterator[Task]:
     """The tries at learning rates, of which each network's best is taken."""
     s = experiment.settings
     for network in networks:
-        for rate in s["learning_rates"]:
+        for rate in s.get("learning_rates", []):
             pictures = s["tuning_digits"] * (3 * s["tuning_epochs"] + 1)
             compute = partial(experiment.tune, network, rate)
             yield Task(f"{network}, learning rate {rate}", network, 28, pictures, compute)
@@ -148,6 +154,17 @@ def routing_cells(experiment: family.Family, networks: list[str], record: Record
                 pictures = 3 * int(size) * epochs + 2 * s["all_test_digits"] + s["test_digits"]
                 compute_cell = partial(compute, network, int(size), seed)
                 yield Task(f"{network}, {size} digits, seed {seed}", network, 28, pictures, compute_cell)
+
+
+def exhibit_cells(experiment: wall.Wall, networks: list[str], record: Record) -> Iterator[Task]:
+    """All cells of the museum: one seed after the other."""
+    s = experiment.settings
+    for seed in s["seeds"]:
+        for size, epochs in s["epochs"].items():
+            for network in networks:
+                pictures = 3 * int(size) * epochs + s["all_test_digits"]
+                compute = partial(experiment.cell, network, int(size), seed)
+                yield Task(f"{network}, {size} digits, seed {seed}", network, 28, pictures, compute)
 
 
 def robustness_cells(experiment: Robustness, networks: list[str], record: Record) -> Iterator[Task]:
