@@ -2,8 +2,8 @@
 
 The data's way through the package: images -> `data` -> `layers` (with `routing`) -> `model` -> `losses` -> `training` -> `weights`.
 Below them `contract`, which says what counts as pictures, labels and settings, `files` and `device`. Larger things have rooms of
-their own, each with a front door that says what may be used from outside: `plots`, `checks` and `routings` for the notebooks, `morphometry`,
-`explorer`, and the commands `python -m capsule_lib.train`, `capsule_lib.experiments` and `capsule_lib.bench`.
+their own, each with a front door that says what may be used from outside: `plots`, `checks` and `routings` for the notebooks,
+`morphometry`, `explorer`, and the commands `python -m capsule_lib.train`, `capsule_lib.experiments` and `capsule_lib.bench`.
 
 Shape letters, the same everywhere:
 

@@ -46,8 +46,9 @@ def rotate_and_scale(
 
     Args:
         images: [B, C, H, W].
-        draws: [B, 2] in 0..1, how far each image is rotated and scaled: 0.5 is not at all. For the last two also in 0..1 whether it is
-            rotated by the spread, below 0.5, and standard normal numbers, cut off at 3: how far it is, and is squeezed. Then [B, 5].
+        draws: [B, 2] in 0..1, how far each image is rotated and scaled: 0.5 is not at all. With the last two [B, 5]: the third in
+            0..1, below 0.5 where the image is rotated by the spread; then two normal numbers, cut off at 3: how far it is, and
+            how far it is squeezed.
     """
     angle = (2 * draws[:, 0] - 1) * math.radians(rotation)
     width = height = 1 + (2 * draws[:, 1] - 1) * scaling
@@ -62,7 +63,7 @@ def rotate_and_scale(
 
 
 def shift_in_margin(images: Tensor, draws: Tensor) -> Tensor:
-    """Move each image by whole pixels so that all of its ink stays in the frame: black rows and columns go from one edge to the other.
+    """Move each image by whole pixels, no further than the black rows and columns at its edges let all of its ink stay inside.
 
     Args:
         images: [B, C, H, W].

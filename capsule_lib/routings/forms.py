@@ -95,10 +95,10 @@ class EM(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Self-attention routing (Mazzia et al. 2021): a vote counts by its dot products with all votes for the same whole; no iterations.
+    """Self-attention routing (Mazzia et al. 2021): a vote counts by its dot products with all votes for the same whole, once.
 
-    `prior` [I, J] is added to the couplings after their softmax, as in the authors' code, so they sum to 1 over J before training
-    alone. The squash is theirs, with a length of 1 - exp(-‖s‖).
+    `prior` [I, J] is added to the couplings after their softmax, as in the authors' code: once it has learned, they no longer sum
+    to 1 over J. The squash is theirs, with a length of 1 - exp(-‖s‖).
     """
 
     def __init__(self, in_capsules: int, out_capsules: int, dim: int, iterations: int):
@@ -133,9 +133,9 @@ class InvertedAttention(nn.Module):
 
 
 class SlotAttention(nn.Module):
-    """Slot attention (Locatello et al. 2020, algorithm 1): inverted attention with learned queries, keys and values, and a learned update.
+    """Slot attention (Locatello et al. 2020, algorithm 1): inverted attention with learned queries, keys, values and updates.
 
-    An update is the weighted *mean* of values. Here keys and values come from the votes, which differ from whole to whole; in the
+    A slot is updated from the weighted *mean* of values. Here keys and values come from the votes, which differ from whole to whole; in the
     paper all slots see the same inputs. Classes are not exchangeable, so each slot starts where it has learned to, not at
     random. The length of v is the sigmoid of a score, as in `InvertedAttention`.
     """

@@ -23,7 +23,9 @@ class TrainingConfig:
         ValueError: a value that does not fit. It is named, with what was expected.
     """
 
-    preset: str = _setting("small", PRESETS, "the network: the paper's, a quarter of its size, or a fifth")
+    preset: str = _setting(
+        "small", PRESETS, "the network: the paper's, a quarter of its size, or a fifth, with batch norm"
+    )
     data: str = _setting(
         "shipped",
         str,
