@@ -1,14 +1,9 @@
 """Where pictures come from and what moves them.
 
 From outside: `load_digits` and `digit_sets`, digits by name; `DATA`, the folder that ships; `random_shift`, the paper's training
-<<<<<<< HEAD
 shifts, with `shift`, `shift_in_margin`, `rotate_and_scale` and `erase`, which take their random numbers as an argument; `transform`, which puts pictures through
 one of `TRANSFORMATIONS`, and `affnist`, that data set's recipe; `overlapping_digits`, two on top of each other, with `partners` and `overlay`, which take
 their random numbers, and `MARGIN`, by which their canvas is larger.
-=======
-shifts, with `shift`, `shift_in_margin`, `rotate_and_scale` and `erase`, which take their random numbers as an argument;
-`transform`, which puts pictures through one of `TRANSFORMATIONS`, and `affnist`, that data set's recipe.
->>>>>>> family
 """
 
 from capsule_lib.data.digits import DATA, digit_sets, load_digits

@@ -1,16 +1,9 @@
 """Experiments that the notebooks quote: `python -m capsule_lib.experiments robustness`, or `routings`; records: data/experiments/.
 
-<<<<<<< HEAD
 From outside: `NETWORKS`, the networks that are compared, `build`, which makes one, and `Classifier`, which makes one of any features; `Robustness`, whose cells can be computed one
 by one, with the settings of a `recipe`; `CONDITIONS`, what test digits are put through; `posed`, `last_features` and `read_out`, for
 read-outs of `QUANTITIES`; `Family`, the same for the family of routings, with `entropy` of couplings; `by_network`, `errors_under` and `read_outs`, for the figures
 of a record; `CLAIMS`, `Claim`, `Comparison`, `compare` and `verdict`, for what they say of a claim; `run`, what the command does.
-=======
-From outside: `NETWORKS`, the networks that are compared, `build`, which makes one, and `Classifier`, which makes one of any
-features; `Robustness`, whose cells can be computed one by one, with the settings of a `recipe`; `CONDITIONS`, what test digits are
-put through; `posed`, `last_features` and `read_out`, for read-outs of `QUANTITIES`; `Family`, the cells of the family of routings,
-and `entropy` of couplings; `by_network`, for the figures of a record; `run`, what the command does.
->>>>>>> family
 """
 
 from capsule_lib.experiments.claims import CLAIMS, Claim, Comparison, compare, errors_under, read_outs, verdict
