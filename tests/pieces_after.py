@@ -193,6 +193,12 @@ class Moves(Net):
         return super().forward(x.to("cuda") if x.is_cuda else x, y)
 
 
+def short():
+    net = Net(mean=True)
+    net.caps.W = nn.Parameter(0.02 * net.caps.W.detach())
+    return net
+
+
 def stays():
     net = Net()
     net.caps = Votes(0.7)
@@ -275,6 +281,7 @@ PIECES = [
     ("network: softmax over the batch", lambda: network(mask="batch"), ["than the longest"]),
     ("network: one image", lambda: network(squeeze=True), ["one image"]),
     ("network: mean over the batch", lambda: network(mean=True), ["batch-mates"]),
+    ("network: mean over the batch, short capsules", lambda: checks.network(short(), PICTURES), ["batch-mates"]),
     ("network: a plain tensor", lambda: network(plain=True), ["register_buffer"]),
     ("network: logits on the CPU", lambda: checks.network(stays(), PICTURES), ["another device"]),
     ("network: dropout", lambda: network(drop=True), True),
