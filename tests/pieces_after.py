@@ -298,6 +298,8 @@ PIECES = [
     ("loader: an iterator", lambda: checks.loader(iter(loader(TEST))), None),
     ("loader: nothing", lambda: checks.loader([]), None),
     ("primary: [B, K, I]", lambda: checks.primary_caps(lambda x: primary(x).mT, MAPS, returns="bki"), True),
+    ("primary: short capsules are scrambled", lambda: checks.primary_caps(lambda x: torch.cat([primary(x), 1e-6 * primary(x, scrambled=True)], 1), MAPS), ["105 of 210 capsules look at one place"]),
+    ("primary: always the same", lambda: checks.primary_caps(lambda x: torch.ones(len(x), 6, 4) / 4, MAPS), ["doesn't look at its input"]),
     ("primary: [B, K, I], not said so", lambda: checks.primary_caps(lambda x: primary(x).mT[:, :, :30], torch.zeros(1, 16, 5, 6)), None),
 ]  # fmt: skip
 
