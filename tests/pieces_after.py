@@ -193,6 +193,12 @@ class Moves(Net):
         return super().forward(x.to("cuda") if x.is_cuda else x, y)
 
 
+def short():
+    net = Net(mean=True)
+    net.caps.W = nn.Parameter(0.02 * net.caps.W.detach())
+    return net
+
+
 def stays():
     net = Net()
     net.caps = Votes(0.7)
@@ -275,6 +281,7 @@ PIECES = [
     ("network: softmax over the batch", lambda: network(mask="batch"), ["than the longest"]),
     ("network: one image", lambda: network(squeeze=True), ["one image"]),
     ("network: mean over the batch", lambda: network(mean=True), ["batch-mates"]),
+    ("network: mean over the batch, short capsules", lambda: checks.network(short(), PICTURES), ["batch-mates"]),
     ("network: a plain tensor", lambda: network(plain=True), ["register_buffer"]),
     ("network: logits on the CPU", lambda: checks.network(stays(), PICTURES), ["another device"]),
     ("network: dropout", lambda: network(drop=True), True),
@@ -291,6 +298,8 @@ PIECES = [
     ("loader: an iterator", lambda: checks.loader(iter(loader(TEST))), None),
     ("loader: nothing", lambda: checks.loader([]), None),
     ("primary: [B, K, I]", lambda: checks.primary_caps(lambda x: primary(x).mT, MAPS, returns="bki"), True),
+    ("primary: short capsules are scrambled", lambda: checks.primary_caps(lambda x: torch.cat([primary(x), 1e-6 * primary(x, scrambled=True)], 1), MAPS), ["105 of 210 capsules look at one place"]),
+    ("primary: always the same", lambda: checks.primary_caps(lambda x: torch.ones(len(x), 6, 4) / 4, MAPS), ["doesn't look at its input"]),
     ("primary: [B, K, I], not said so", lambda: checks.primary_caps(lambda x: primary(x).mT[:, :, :30], torch.zeros(1, 16, 5, 6)), None),
 ]  # fmt: skip
 

@@ -195,7 +195,9 @@ def routing_layer(layer: nn.Module, weight: str = "weight", layout: str = "jikd"
     counts = [1, 3, 2] if isinstance(iterations, str) else [iterations, iterations]
     cases = [(torch.zeros(batches[n % len(batches)], sizes["i"], sizes["k"]), count) for n, count in enumerate(counts)]
     for n, (u, _) in enumerate(cases):
-        u[:, :voters] = noise(len(u), voters, sizes["k"], seed=8 + n)
+        # The last votes are so strong that they agree, too, where a softmax over all inputs leaves each of them little.
+        strength = max(2.0, sizes["i"] / sizes["j"] / 10) if n == len(cases) - 1 else 1.0
+        u[:, :voters] = strength * noise(len(u), voters, sizes["k"], seed=8 + n)
 
     def routed(u: Tensor, rounds: int, make: Callable = route) -> Tensor:
         u_hat = torch.einsum("bik,ijkd->bijd", u[:, :voters], matrix[:voters])
@@ -220,7 +222,7 @@ def routing_layer(layer: nn.Module, weight: str = "weight", layout: str = "jikd"
                 raise Wrong("; ".join(filter(None, [waits, str(problem)])), problem.known) from None
             mistake, said = problem.mistake, str(problem)
             yield said
-        yield from beyond(asked, mistake, said, (0.05 * cases[-1][0], cases[-1][1]))
+        yield from beyond(asked, mistake, said, (0.05 * cases[0][0], counts[-1]))
         out = asked(*cases[0])
         if parameter.requires_grad and not (out.requires_grad and torch.autograd.grad(out.sum(), parameter, allow_unused=True)[0] is not None):  # fmt: skip
             yield f"no gradient reaches {weight}: nothing could be learned. detach, no_grad, .data and NumPy cut it off"

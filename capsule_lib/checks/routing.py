@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -75,7 +76,7 @@ def route(u_hat, iterations, softmax_dim=2, last_dim=None, squash=library.squash
         dim = softmax_dim if last_dim is None or turn < rounds - 1 else last_dim
         c = b.sigmoid() if dim is None else b.softmax(dim)
         if silent and dim == 1:  # their logits stay 0
-            c = c * b.exp().sum(1, keepdim=True) / (b.exp().sum(1, keepdim=True) + silent)
+            c = c * (b.logsumexp(1, keepdim=True) - math.log(silent)).sigmoid()
         s = torch.einsum("bij,bijd->bjd", c, u_hat) / (b.shape[1] + silent if mean else 1)
         v = squash(s)
         a = agreement(u_hat * (s if agree_with_s else v)[:, None], -1)
