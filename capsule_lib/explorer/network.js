@@ -111,7 +111,7 @@ export class Network {
    */
   read(image, iterations = this.config.iterations) {
     // Channel k * types + t is dimension k of type t: so the convolution's channels, rows and columns are [K, I] already.
-    const primary = this.primary(relu(this.stem(image)));
+    const primary = this.primary(relu(this.stem(image))).slice();
     squash(primary, this.K, this.I, 1);
     vote(primary, this.weight, this.votes, this);
     return { primary, ...route(this.votes, this, iterations) };
@@ -150,7 +150,7 @@ function relu(values) {
   return values;
 }
 
-/** A function from [C, H, W] to [channels, rows, columns], without padding, which reuses its own memory. */
+/** A function from [C, H, W] to [channels, rows, columns], without padding. Its result is good until its next call: memory is used again. */
 function convolution({ weight, bias }, [C, H, W], size, stride) {
   const [rows, columns] = [H, W].map((length) => Math.floor((length - size) / stride) + 1);
   const places = rows * columns;
@@ -161,6 +161,7 @@ function convolution({ weight, bias }, [C, H, W], size, stride) {
   const values = new Float64Array(places * window);
   const inputs = new Int32Array(places * window);
   const ends = new Int32Array(places + 1);
+  const out = new Float64Array(bias.length * places);
   const kernels = new Float32Array(blocks * window * BLOCK);
   for (let o = 0; o < bias.length; o++)
     for (let n = 0; n < window; n++)
@@ -182,7 +183,6 @@ function convolution({ weight, bias }, [C, H, W], size, stride) {
         }
       ends[p + 1] = count;
     }
-    const out = new Float64Array(bias.length * places);
     for (let block = 0; block < blocks; block++)
       for (let p = 0; p < places; p++) {
         const sums = product(kernels, block * window * BLOCK, values, inputs, ends[p], ends[p + 1]);
