@@ -8,6 +8,7 @@ import { LIMITS, mnistLike, Network, readSafetensors, Spreads } from "./network.
 const STEPS = 40; // of a slider to each side
 const SWEEP = 11; // pictures of a dimension, as in the paper's figure 4
 const PAST = 8; // pictures that are kept in sight
+const PATIENCE = 20000; // milliseconds until Python counts as gone
 const EASE = 260; // milliseconds from one digit to the next
 const PATHS = 12; // input capsules that are joined to the class they speak for
 const CLOUD = 100; // real digits in the plane
@@ -23,9 +24,14 @@ function element(tag, attributes = {}, ...children) {
     if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
     else if (value !== undefined && value !== false) made.setAttribute(name, value === true ? "" : value);
   }
+  // Else JupyterLab takes keys for its own commands. It looks at the part that has the focus before those around it.
+  if (["button", "input", "select", "summary", "canvas"].includes(tag)) made.setAttribute("data-lm-suppress-shortcuts", "true");
   made.append(...children.filter((child) => child !== null));
   return made;
 }
+
+/** An input whose text counts when it is left, or at Enter; JupyterLab keeps Enter from being a change. */
+const field = (attributes, commit) => element("input", { ...attributes, onchange: commit, onkeydown: (event) => event.key === "Enter" && commit() });
 
 const signed = (x, digits = 1) => (x < 0 ? "−" : "+") + Math.abs(x).toFixed(digits);
 const clamp = (x, low, high) => Math.min(high, Math.max(low, x));
@@ -155,15 +161,15 @@ class Explorer {
   constructor(model, el) {
     this.model = model;
     this.el = el;
-    this.config = model.get("config");
-    this.network = new Network(readSafetensors(bytesOf(model.get("weights"))), this.config);
-    this.spreads = new Spreads(readSafetensors(bytesOf(model.get("spreads"))));
+    this.config = model.get("_config");
+    this.network = new Network(readSafetensors(bytesOf(model.get("_weights"))), this.config);
+    this.spreads = new Spreads(readSafetensors(bytesOf(model.get("_spreads"))));
     const { J, D, shape } = this.network;
-    Object.assign(this, { J, D, shape, readings: new Map(), clouds: new Map(), past: [], future: [], listeners: [] });
+    Object.assign(this, { J, D, shape, readings: new Map(), clouds: new Map(), past: [], future: [], listeners: [], patience: PATIENCE });
     if (this.spreads.shape.join() !== [J, D].join())
       throw new Error(`This network's spreads are ${J} x ${D}, these are ${this.spreads.shape.join(" x ")}: measure them on it.`);
     this.takeDigits();
-    this.names = { ...model.get("names"), ...(this.kernel ? {} : memory.read("names", {})) };
+    this.names = { ...model.get("_names"), ...(this.kernel ? {} : memory.read("names", {})) };
     this.fresh = {
       source: model.get("source") ?? "", label: this.classes[0], strokes: [], index: 0, partner: 0, shown_class: null,
       units: "standard deviations", morph: 0, knobs: Array(D).fill(0), iterations: this.config.iterations,
@@ -171,8 +177,8 @@ class Explorer {
     this.state = { ...this.fresh };
     for (const name of Object.keys(this.fresh)) this.state[name] = model.get(name) ?? this.state[name];
     this.build();
-    if (model.get("link")) this.openLink();
-    for (const name of [...Object.keys(this.fresh), "digits", "names"]) this.listen(model, `change:${name}`, () => this.fromPython());
+    if (model.get("_link")) this.openLink();
+    for (const name of [...Object.keys(this.fresh), "_digits", "_names", "_notice"]) this.listen(model, `change:${name}`, () => this.fromPython());
     this.go("start");
   }
 
@@ -194,16 +200,22 @@ class Explorer {
   }
 
   takeDigits() {
-    const { images, labels } = readSafetensors(bytesOf(this.model.get("digits")));
+    this.digits = this.model.get("_digits");
+    const { images, labels } = readSafetensors(bytesOf(this.digits));
+    if (!images || !labels) throw new Error("The digits should be images and labels.");
     const size = this.shape.reduce((product, n) => product * n, 1);
     if (images.data.length !== labels.data.length * size)
       throw new Error(`The digits should be ${this.shape.join(" x ")} pixels each; these are ${images.shape.slice(1).join(" x ")}.`);
+    this.asked = new Map(); // digits that only Python had, by "label index"
     this.members = range(this.J).map(() => []);
     labels.data.forEach((label, n) => this.members[label]?.push(n));
     this.classes = range(this.J).filter((j) => this.members[j].length);
     if (!this.classes.length) throw new Error("There is no digit of the network's classes here.");
     const scale = images.data instanceof Uint8Array ? 255 : 1; // bytes, or numbers in 0..1
-    this.image = (label, index) => Float32Array.from(images.data.subarray(this.members[label][index] * size, (this.members[label][index] + 1) * size), (x) => x / scale);
+    const image = (n) => Float32Array.from(images.data.subarray(n * size, (n + 1) * size), (x) => x / scale);
+    this.image = (label, index) => this.asked.get(`${label} ${index}`) ?? image(this.members[label][index]);
+    const counts = this.model.get("_counts");
+    this.count = (label) => (this.kernel && counts?.[label]) || (this.members[label]?.length ?? 0);
     this.readings.clear();
     this.clouds.clear();
   }
@@ -221,7 +233,7 @@ class Explorer {
   /** Where a state is wrong, in a sentence; null where it is right. */
   fault(state) {
     const limit = LIMITS[state.units];
-    const count = this.members[state.label]?.length;
+    const count = this.count(state.label);
     const within = (n, end) => Number.isInteger(n) && n >= 0 && n < end;
     if (!count) return `There is no digit of class ${state.label} here: choose one of ${this.classes.join(", ")}.`;
     for (const name of ["index", "partner"])
@@ -250,6 +262,7 @@ class Explorer {
     this.hand = hand;
     this.future = [];
     this.say("");
+    if (state.knobs.some(Boolean) || state.shown_class !== null) this.seen();
     const jump = !hand;
     this.state = state;
     this.toPython();
@@ -289,31 +302,82 @@ class Explorer {
 
   any() {
     const label = this.classes[pick(this.classes.length)];
-    this.choose({ label, index: pick(this.members[label].length) });
+    this.choose({ label, index: pick(this.count(label)) });
   }
 
   // -- Python's side, where there is one
 
   toPython() {
-    if (!this.kernel && !this.model.get("link")) return;
-    clearTimeout(this.sending);
-    this.sending = setTimeout(() => {
-      for (const [name, value] of Object.entries(this.state)) if (name !== "iterations") this.model.set(name, value);
-      this.model.save_changes?.();
-      if (this.model.get("link")) history.replaceState(null, "", toLink(this.state, this.fresh));
-    }, 120); // so that a dragged slider leaves the kernel alone
+    if (!this.kernel && !this.model.get("_link")) return;
+    this.soon("tell", () => {
+      const { iterations, ...state } = this.state; // iterations are the page's own
+      this.tell(state);
+      if (this.model.get("_link")) history.replaceState(null, "", toLink(this.state, this.fresh));
+    }); // a dragged slider leaves the kernel alone
   }
 
+  tell(values) {
+    this.telling = true; // so that what is told is not taken for news
+    for (const [name, value] of Object.entries(values)) this.model.set(name, value);
+    this.telling = false;
+    try {
+      this.model.save_changes?.();
+    } catch {
+      // The kernel has been shut down. The page goes on; what only Python has says so when it is asked for.
+    }
+  }
+
+  /** Take what Python has set: all of it at once, though it comes trait by trait. */
   fromPython() {
-    if (this.model.get("source") !== this.state.source) this.takeDigits();
-    const state = { ...this.state };
-    for (const name of Object.keys(this.fresh)) if (name !== "iterations") state[name] = this.model.get(name) ?? this.fresh[name];
-    this.names = { ...this.model.get("names") };
-    if (same(state, this.state) || this.fault(state)) return;
-    this.remember();
-    this.state = state;
-    this.hand = null;
-    this.go("jump");
+    if (this.telling) return;
+    this.soon("hear", () => {
+      if (this.digits !== this.model.get("_digits")) this.takeDigits();
+      this.names = { ...this.model.get("_names") };
+      this.say(this.model.get("_notice") ?? "");
+      const state = { ...this.state };
+      for (const name of Object.keys(this.fresh)) if (name !== "iterations") state[name] = this.model.get(name) ?? this.fresh[name];
+      if (!this.fault(state) && !same(state, this.state)) {
+        this.remember();
+        this.state = state;
+        this.hand = null;
+      }
+      this.go("jump");
+    }, 20);
+  }
+
+  /** Ask Python for what only it has; a Promise of its answer. */
+  ask(question) {
+    if (!this.kernel) return Promise.reject(new Error("For this, Python has to run: open it in JupyterLab."));
+    return new Promise((resolve, reject) => {
+      const done = (act, value) => {
+        this.model.off("msg:custom", hear);
+        clearTimeout(patience);
+        act(value);
+      };
+      const hear = (answer, buffers) => {
+        if (Object.keys(question).some((name) => !same(answer[name], question[name]))) return; // to another question
+        if (answer.fault) done(reject, new Error(answer.fault));
+        else done(resolve, { ...answer, buffers });
+      };
+      const giveUp = () => done(reject, new Error("Python does not answer. Does its kernel run? The rest of the explorer goes on without it."));
+      const patience = setTimeout(giveUp, this.patience);
+      this.model.on("msg:custom", hear);
+      try {
+        this.model.send(question);
+      } catch {
+        giveUp(); // the kernel has been shut down
+      }
+    });
+  }
+
+  /** Fetch digits of this state that the page does not have yet. */
+  async fetchDigits() {
+    const { label, index, partner, strokes, morph } = this.state;
+    for (const n of [...(strokes.length ? [] : [index]), ...(morph ? [partner] : [])]) {
+      if (n < this.members[label].length || this.asked.has(`${label} ${n}`)) continue;
+      const { buffers } = await this.ask({ digit: [label, n] });
+      this.asked.set(`${label} ${n}`, new Float32Array(bytesOf(buffers[0]).slice().buffer));
+    }
   }
 
   openLink() {
@@ -324,6 +388,7 @@ class Explorer {
         const wrong = this.fault(state);
         if (wrong) throw new Error(wrong);
         this.state = state;
+        this.say("");
       } catch (error) {
         this.say(`This link can't be followed. ${error.message}`);
       }
@@ -332,7 +397,8 @@ class Explorer {
     this.listen(window, "hashchange", () => {
       this.remember();
       open();
-      this.go("jump");
+      if (same(this.past.at(-1).state, this.state)) this.past.pop();
+      else this.go("jump");
     });
   }
 
@@ -395,13 +461,14 @@ class Explorer {
         await this.show();
       } catch (error) {
         this.wanted = false;
-        this.say(`This can't be drawn: ${error.message}`);
+        this.say(error.message);
       }
     }
     this.running = false;
   }
 
   async show() {
+    await this.fetchDigits();
     const { state, network, shown } = this;
     const digit = this.reading(state.label, state.index, state.strokes);
     const base = this.base();
@@ -415,7 +482,7 @@ class Explorer {
     const picture = network.draw(capsule, shown);
     const style = getComputedStyle(this.parts.changed); // before anything on the page is written
     this.ink = style.color.match(/[\d.]+/g).slice(0, 3).map(Number);
-    const view = { digit, base, capsule, picture, shown, ...(this.view && { lengths: this.view.lengths, seen: this.view.seen }) };
+    const view = { digit, base, capsule, picture, shown, ...(this.view && { lengths: this.view.lengths, seen: this.view.seen, read: this.view.read }) };
     this.view = view;
     if (!this.scene) this.setScene();
     this.paintPictures();
@@ -460,7 +527,6 @@ Object.assign(Explorer.prototype, {
     const body = element("div", { class: "body" }, this.buildBar(), this.buildPad(), stage, p.notice, element("div", { class: "side" }, p.read, this.buildOverview()), this.buildPanels(), this.buildPast(), p.status);
     p.body = body;
     this.el.classList.add("capsule-explorer");
-    this.el.setAttribute("data-lm-suppress-shortcuts", "true"); // else JupyterLab takes keys for its own commands
     this.el.replaceChildren(body);
     this.buildLengths();
     this.listen(this.el, "keydown", (event) => {
@@ -507,13 +573,13 @@ Object.assign(Explorer.prototype, {
     const p = this.parts;
     const button = (words, title, action) => element("button", { title, "aria-label": title, onclick: action }, words);
     p.classes = range(this.J).map((j) =>
-      element("button", { class: "class", "aria-label": `a digit of class ${j}`, disabled: !this.members[j].length, onclick: () => this.choose({ label: j, index: pick(this.members[j].length) }) }, String(j)));
+      element("button", { class: "class", "aria-label": `a digit of class ${j}`, disabled: !this.members[j].length, onclick: () => this.choose({ label: j, index: pick(this.count(j)) }) }, String(j)));
     const index = (step) => () => {
-      const count = this.members[this.state.label].length;
+      const count = this.count(this.state.label);
       this.change({ strokes: [], index: (this.state.index + step + count) % count });
     };
-    p.index = element("input", { class: "number", type: "number", min: 0, "aria-label": "number of the digit in its class",
-      onchange: () => this.change({ strokes: [], index: Number(p.index.value) }) });
+    p.index = field({ class: "number", type: "number", min: 0, "aria-label": "number of the digit in its class" },
+      () => this.change({ strokes: [], index: Number(p.index.value) }));
     p.undo = button("↶", "undo (Ctrl+Z)", () => this.step(this.past, this.future));
     p.redo = button("↷", "do again (Ctrl+Shift+Z)", () => this.step(this.future, this.past));
     return element("div", { class: "bar" },
@@ -532,10 +598,9 @@ Object.assign(Explorer.prototype, {
     const [units, unitsSelect] = select("sliders in", Object.keys(LIMITS).map((name) => [name, name]), (value) => this.change({ units: value, knobs: this.fresh.knobs }));
     const [shown, shownSelect] = select("drawn from the capsule of", [["", "its own class"], ...range(this.J).map((j) => [j, `class ${j}`])],
       (value) => this.whatIf(value === "" ? null : Number(value)));
-    const sources = this.model.get("sources") ?? [];
+    const sources = this.model.get("_sources") ?? [];
     const [source, sourceSelect] = select("digits from", sources.map((name) => [name, name]), (value) => {
-      this.model.set("source", value);
-      this.model.save_changes();
+      this.tell({ source: value }); // Python answers with its digits, and a state that fits them
     });
     Object.assign(p, { units: unitsSelect, shown: shownSelect, source: sourceSelect });
     const action = (words, act) => element("button", { onclick: () => (act(), (menu.open = false)) }, words);
@@ -549,8 +614,8 @@ Object.assign(Explorer.prototype, {
     const menu = element("details", { class: "menu" }, element("summary", { "aria-label": "more", title: "more" }, "⋯"),
       element("div", {}, units, shown, sources.length > 1 ? source : null,
         action("turn all sliders at random", () => this.change({ knobs: this.fresh.knobs.map(() => (LIMITS[this.state.units] * (pick(41) - 20)) / 40) })),
-        action("save the picture", () => this.save()),
-        this.model.get("link") ? action("copy the link to this", () => this.copy(location.href.split("#")[0] + toLink(this.state, this.fresh), "The link")) : null,
+        action("save the picture", () => this.download()),
+        this.model.get("_link") ? action("copy the link to this", () => this.copy(location.href.split("#")[0] + toLink(this.state, this.fresh), "The link")) : null,
         action("copy as Python", () => this.copy(this.asPython(), "The line of Python")),
         terms));
     this.listen(this.el, "pointerdown", (event) => {
@@ -763,6 +828,7 @@ Object.assign(Explorer.prototype, {
     }
   },
 
+  /** Do it when no more such calls come. */
   soon(name, act, wait = 150) {
     this.timers ??= {};
     clearTimeout(this.timers[name]);
@@ -771,10 +837,11 @@ Object.assign(Explorer.prototype, {
 
   buildKnobs() {
     this.knobs = range(this.D).map((d) => {
-      const name = element("input", { class: "name", type: "text", maxlength: 60, spellcheck: "false", autocomplete: "off", title: "what do you call it?", onchange: () => this.rename(d, name.value.trim()) });
+      const name = field({ class: "name", type: "text", maxlength: 60, spellcheck: "false", autocomplete: "off", title: "what do you call it?" },
+        () => this.rename(d, name.value.trim()));
       const hills = element("path", { class: "hills" });
       const slider = element("input", { type: "range", min: -STEPS, max: STEPS, step: 1,
-        oninput: () => (this.seen(), this.turn(d, (LIMITS[this.state.units] * slider.value) / STEPS)),
+        oninput: () => this.turn(d, (LIMITS[this.state.units] * slider.value) / STEPS),
         onkeydown: (event) => ["Delete", "Backspace"].includes(event.key) && this.turn(d, 0, null),
         ondblclick: () => this.turn(d, 0, null) });
       const value = element("output");
@@ -790,8 +857,8 @@ Object.assign(Explorer.prototype, {
     const p = this.parts;
     p.morph = element("input", { type: "range", min: 0, max: 1, step: 0.01, "aria-label": "morph: how far on the way to the other digit",
       oninput: () => this.change({ morph: Number(p.morph.value) }, "morph") });
-    p.partner = element("input", { class: "number", type: "number", min: 0, "aria-label": "number of the other digit of the class",
-      onchange: () => this.change({ partner: Number(p.partner.value) }) });
+    p.partner = field({ class: "number", type: "number", min: 0, "aria-label": "number of the other digit of the class" },
+      () => this.change({ partner: Number(p.partner.value) }));
     p.reset = element("button", { class: "quiet", onclick: () => this.change({ knobs: this.fresh.knobs, morph: 0 }) }, "reset all");
     return element("section", {}, this.hint(3, "Turn one of them, and watch."),
       element("div", { class: "sliders", style: `--half: ${Math.ceil(this.D / 2)}` }, ...this.knobs.map(({ row }) => row)),
@@ -799,7 +866,7 @@ Object.assign(Explorer.prototype, {
   },
 
   key(d) {
-    return `network ${this.model.get("network")}, class ${this.shown}, ${this.kind} ${d}`;
+    return `network ${this.model.get("_network")}, class ${this.shown}, ${this.kind} ${d}`;
   },
 
   rename(d, name) {
@@ -808,8 +875,7 @@ Object.assign(Explorer.prototype, {
     this.names = names;
     this.setScene();
     if (this.kernel) {
-      this.model.set("names", names);
-      this.model.save_changes();
+      this.tell({ _names: names });
     } else if (!memory.write("names", names)) this.say("Your browser keeps nothing for this page, so names last until you close it.");
   },
 
@@ -825,13 +891,17 @@ Object.assign(Explorer.prototype, {
       ? `The digit, and a pad: draw on it with mouse, pen or finger. ${strokes} stroke${strokes === 1 ? "" : "s"} drawn.` : "The digit");
     p.undoStroke.hidden = p.clear.hidden = !strokes;
     p.classes.forEach((button, j) => button.setAttribute("aria-pressed", String(j === state.label)));
-    const last = this.members[state.label].length - 1;
+    const last = this.count(state.label) - 1;
     p.index.max = p.partner.max = last;
     if (p.index !== document.activeElement) p.index.value = state.index;
     p.partner.value = state.partner;
     Object.assign(p.units, { value: state.units });
     p.shown.value = state.shown_class ?? "";
     p.source.value = state.source;
+    if (this.measured !== undefined && this.measured !== shown) {
+      p.table.replaceChildren(); // another class's measures
+      this.measured = undefined;
+    }
     const limit = LIMITS[state.units];
     this.places = spreads.place(view.base, shown, state.units);
     this.knobs.forEach(({ name, hills, slider, reset }, d) => {
@@ -917,7 +987,6 @@ Object.assign(Explorer.prototype, {
     const limit = LIMITS[units];
     const own = this.spreads.place(this.view.base, this.shown, units);
     this.axes.forEach((d, axis) => (knobs[d] = clamp((z[axis] - own[d]) * this.spreads.unit(this.shown, d, units), -limit, limit)));
-    this.seen();
     this.change({ knobs }, "plane");
   },
 
@@ -986,7 +1055,7 @@ Object.assign(Explorer.prototype, {
 
   buildInside() {
     const p = this.parts;
-    p.inside = element("canvas", { role: "img" });
+    p.inside = element("canvas", { role: "img", "aria-label": "inside the network" });
     p.insideWords = element("p");
     p.rounds = element("div", { class: "rounds", role: "group", "aria-label": "iteration that is shown" });
     const more = (step) => () => this.change({ iterations: this.state.iterations + step });
@@ -1060,7 +1129,7 @@ Object.assign(Explorer.prototype, {
 
   buildSweep() {
     const p = this.parts;
-    p.sweep = element("canvas", { role: "img" });
+    p.sweep = element("canvas", { role: "img", "aria-label": "the sweep" });
     p.sweepWords = element("p");
     p.sweep.addEventListener("click", (event) => {
       const { left, top, width, height } = p.sweep.getBoundingClientRect();
@@ -1112,7 +1181,7 @@ Object.assign(Explorer.prototype, {
     }, 400);
   },
 
-  save() {
+  download() {
     const [, height, width] = this.shape;
     const scale = Math.max(1, Math.round(392 / height));
     const sheet = element("canvas", { width: 3 * scale * (width + 1), height: scale * height });
@@ -1132,11 +1201,11 @@ Object.assign(Explorer.prototype, {
     });
   },
 
+  /** What `as_python` gives in Python. */
   asPython() {
-    const names = { source: "source", label: "label", strokes: "strokes", index: "index", partner: "partner", shown_class: "shown_class", units: "units", morph: "morph", knobs: "knobs" };
     const literal = (value) => (value === null ? "None" : JSON.stringify(value));
-    const given = Object.keys(names).filter((name) => name === "label" || !same(this.state[name], this.fresh[name]));
-    return `CapsuleExplorer(${["net", "digits", "spreads", ...given.map((name) => `${name}=${literal(this.state[name])}`)].join(", ")})`;
+    const given = Object.keys(this.fresh).filter((name) => name !== "iterations" && (name === "label" || !same(this.state[name], this.fresh[name])));
+    return `CapsuleExplorer(${[this.model.get("_called") || "net, digits, spreads", ...given.map((name) => `${name}=${literal(this.state[name])}`)].join(", ")})`;
   },
 
   async copy(words, what) {
@@ -1148,9 +1217,31 @@ Object.assign(Explorer.prototype, {
     }
   },
 
+  // -- What each dimension does to the drawing: measured in Python
+
   buildMeasure() {
-    return element("section");
+    const p = this.parts;
+    p.table = element("div", { class: "table", tabindex: 0, role: "region", "aria-label": "measures" });
+    p.measure = element("button", { onclick: () => this.measure() }, "measure what each dimension does");
+    return element("section", {}, p.measure, p.table);
   },
+
+  async measure() {
+    const p = this.parts;
+    const label = this.shown;
+    p.measure.disabled = true;
+    try {
+      const { table: [caption, heads, rows] } = await this.ask({ measure: label });
+      const row = (cells, tag) => element("tr", {}, ...cells.map((cell, n) => element(n ? tag : "th", {}, cell)));
+      p.table.replaceChildren(element("table", {}, element("caption", {}, caption),
+        row(heads.map((words) => words.join(" ").trim()), "th"), ...rows.map((cells) => row(cells, "td"))));
+      this.measured = label;
+    } catch (error) {
+      this.say(error.message);
+    }
+    p.measure.disabled = false;
+  },
+
 });
 
 const REACH = 5; // of the plane, in standard deviations
@@ -1176,6 +1267,7 @@ function dot(pen, [x, y], radius) {
 /** anywidget's: `model` holds the state, the weights and the digits. What can't be shown is said where it would be. */
 function render({ model, el }) {
   try {
+    if (!CSS.supports("color", "light-dark(red, blue)")) throw new Error("It needs a browser from 2024 or later.");
     const explorer = new Explorer(model, el);
     el.explorer = explorer; // to look at from a console
     return () => explorer.leave();
@@ -1187,15 +1279,7 @@ function render({ model, el }) {
 
 /** For a page without Python: the same, with what anywidget would have sent. Returns the function that ends it. */
 export function mount(el, values) {
-  const listeners = {};
-  const model = {
-    get: (name) => values[name],
-    set(name, value) {
-      values[name] = value;
-    },
-    on: (name, action) => (listeners[name] ??= new Set()).add(action),
-    off: (name, action) => listeners[name]?.delete(action),
-  };
+  const model = { get: (name) => values[name], set: (name, value) => (values[name] = value), on() {}, off() {} };
   return render({ model, el });
 }
 
