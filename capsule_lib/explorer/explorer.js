@@ -456,13 +456,13 @@ class Explorer {
     this.running = true;
     while (this.wanted && !this.gone) {
       this.wanted = Boolean(this.easing);
-      await frame();
       try {
         await this.show();
       } catch (error) {
         this.wanted = false;
         this.say(error.message);
       }
+      await frame(); // the first move is shown at once, those of a burst once per frame
     }
     this.running = false;
   }
@@ -480,8 +480,7 @@ class Explorer {
       if (share === 1) this.easing = null;
     }
     const picture = network.draw(capsule, shown);
-    const style = getComputedStyle(this.parts.changed); // before anything on the page is written
-    this.ink = style.color.match(/[\d.]+/g).slice(0, 3).map(Number);
+    this.ink ??= getComputedStyle(this.parts.changed).color.match(/[\d.]+/g).slice(0, 3).map(Number);
     const view = { digit, base, capsule, picture, shown, ...(this.view && { lengths: this.view.lengths, seen: this.view.seen, read: this.view.read }) };
     this.view = view;
     if (!this.scene) this.setScene();
@@ -496,7 +495,7 @@ class Explorer {
     this.paintLengths();
     this.paintOverview();
     this.paintPanel();
-    if (!this.wanted) this.settle();
+    this.soon("settle", () => this.settle(), 60);
   }
 }
 
@@ -536,7 +535,10 @@ Object.assign(Explorer.prototype, {
       else this.step(this.past, this.future);
     });
     // Colours that are painted, not styled, follow the theme.
-    const again = () => this.go("move");
+    const again = () => {
+      this.ink = null;
+      this.go("still");
+    };
     this.listen(matchMedia("(prefers-color-scheme: dark)"), "change", again);
     const themes = new MutationObserver(again);
     for (const part of [document.documentElement, document.body]) themes.observe(part, { attributes: true });
@@ -931,7 +933,8 @@ Object.assign(Explorer.prototype, {
       if (value.textContent !== words) value.textContent = words;
       row.classList.toggle("is-turned", knob !== 0);
       row.classList.toggle("outside", !real);
-      slider.setAttribute("aria-valuetext", `${words || "the digit's own value"}${real ? "" : ", no real digit there"}; read as ${view.read ?? ""}`);
+      const heard = `${words || "the digit's own value"}${real ? "" : ", no real digit there"}; read as ${view.read ?? ""}`;
+      if (slider.getAttribute("aria-valuetext") !== heard) slider.setAttribute("aria-valuetext", heard);
     });
     this.parts.morph.value = state.morph;
     this.parts.reset.disabled = !state.knobs.some(Boolean) && !state.morph;
@@ -1167,6 +1170,7 @@ Object.assign(Explorer.prototype, {
   /** What can wait until the digit stands still. */
   settle() {
     const { parts: p, view } = this;
+    if (!view?.lengths) return;
     p.undo.disabled = !this.past.length;
     p.redo.disabled = !this.future.length;
     p.past.replaceChildren(...this.past.slice(-PAST).filter(({ picture }) => picture).map(({ state, picture, label }) => {
