@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from capsule_lib import load_digits, load_pretrained, morphometry
-from capsule_lib.explorer import mnist_like
+from capsule_lib.own_pictures import mnist_like
 
 
 def arc(x, y, width, height, start, end):

@@ -14,11 +14,12 @@ from PIL import Image
 from safetensors.torch import load
 
 from capsule_lib import CapsNet, CapsNetConfig, digit_sets, files, load_digits, load_pretrained
-from capsule_lib.explorer import CapsuleExplorer, mnist_like, pictures
+from capsule_lib.explorer import CapsuleExplorer, names, pictures
 from capsule_lib.explorer import spreads as spreads_file
 from capsule_lib.explorer import widget as explorer
 from capsule_lib.explorer.spreads import EDGES, LIMITS, load_spreads, measure_spreads, save_spreads
 from capsule_lib.morphometry import effects
+from capsule_lib.own_pictures import mnist_like
 from capsule_lib.plots import INTERACTIVE
 
 SEVEN = [[[0.2, 0.2], [0.8, 0.2], [0.4, 0.9]]]
@@ -231,7 +232,7 @@ def test_sheet_and_row_are_the_decoders_pictures(shown, small, digits, monkeypat
     sheets = []
     monkeypatch.setattr(explorer, "sheet_picture", lambda images, *rest: sheets.append(images))
     shown.knobs = [0.0, 1.0, *[0.0] * 14]
-    shown.sheet(), shown.row(5)
+    shown.sheet(), shown.sheet([5])
     assert list(sheets[0].shape) == [16, 11, 1, 28, 28] and close(sheets[1], sheets[0][5:6])
     std = small[1].std[4]
     for d, column, knob in [(0, 0, -4.0), (1, 5, 0.0), (7, 10, 4.0), (15, 6, 0.8)]:
@@ -388,7 +389,7 @@ def test_a_line_of_python_rebuilds_the_setting(shown, small, digits):
 
 def test_the_line_of_python_has_the_notebooks_own_names(small, digits, monkeypatch):
     space = {"net": small[0], "images": digits[0], "labels": digits[1], "_4": small[1], "spreads": small[1]}
-    monkeypatch.setattr(explorer, "get_ipython", lambda: SimpleNamespace(user_ns=space))
+    monkeypatch.setattr(names, "get_ipython", lambda: SimpleNamespace(user_ns=space))
     shown = CapsuleExplorer(small[0], digits, small[1], label=4)
     assert shown.as_python() == "CapsuleExplorer(net, (images, labels), spreads, label=4)"
     assert shown._called == "net, (images, labels), spreads"  # what the page writes into its own line

@@ -16,8 +16,9 @@ from test_drawing import DIGITS, moved
 
 from capsule_lib import CapsNet, CapsNetConfig, load_digits, load_pretrained
 from capsule_lib.data import DATA
-from capsule_lib.explorer import load_spreads, measure_spreads, mnist_like
+from capsule_lib.explorer import load_spreads, measure_spreads
 from capsule_lib.explorer.spreads import LIMITS, bins
+from capsule_lib.own_pictures import mnist_like
 
 NETWORK = Path(__file__).parent.parent / "capsule_lib" / "explorer" / "network.js"
 SHARED = """

@@ -7,21 +7,19 @@ from typing import NamedTuple
 import anywidget
 import torch
 import traitlets
-from IPython import get_ipython
 from PIL import Image
 from torch import Tensor
 from traitlets import Bool, Bytes, Dict, Float, Int, List, TraitError, Unicode
 
 from capsule_lib.contract import check_labels, check_pictures
-from capsule_lib.data import digit_sets
-from capsule_lib.explorer.drawing import mnist_like
-from capsule_lib.explorer.names import keep_names, read_names
+from capsule_lib.explorer.names import called, keep_names, read_names
 from capsule_lib.explorer.page import digits_for_page, for_page, module, spreads_for_page, style
 from capsule_lib.explorer.pictures import PANEL, STEPS, sheet_picture, strip
 from capsule_lib.explorer.spreads import LIMITS, Spreads, measure_spreads
 from capsule_lib.files import check_new, writable_path, write_whole
 from capsule_lib.model import CapsNet
 from capsule_lib.morphometry import effects
+from capsule_lib.own_pictures import mnist_like
 from capsule_lib.plots import INTERACTIVE, png
 
 SENT = 100  # digits of each class that go to the page at once; it asks for others one by one
@@ -104,7 +102,7 @@ class CapsuleExplorer(anywidget.AnyWidget):
         self.model, self.spreads, self._given = model, spreads, (model, digits, spreads)
         sets = digits if isinstance(digits, dict) else {"given": digits}
         self._sets = {name: one if callable(one) else lambda one=one: one for name, one in sets.items()}
-        self._sources, self._called = list(sets), self._arguments()
+        self._sources, self._called = list(sets), called(*self._given)
         self._take(self._sources[0])
         self.spreads = spreads or measure_spreads(model, self._images, self._labels)
         self._spreads = spreads_for_page(self.spreads)
@@ -291,10 +289,6 @@ class CapsuleExplorer(anywidget.AnyWidget):
         images = self.model.decode(capsules.flatten(0, 1), label).cpu().unflatten(0, capsules.shape[:2])
         return sheet_picture(images, rows, self.units)
 
-    def row(self, d: int) -> Image.Image:
-        """The sheet's row for dimension or axis d alone."""
-        return self.sheet([d])
-
     def save(self, path: str | Path) -> Path:
         """Write the pictures that are shown, side by side, as a PNG file, whole or not at all; returns where.
 
@@ -309,15 +303,4 @@ class CapsuleExplorer(anywidget.AnyWidget):
         """A line of Python that rebuilds what is shown, with what the notebook calls the network, the digits and the spreads."""
         fresh = {"source": self._sources[0], "units": "standard deviations"} | self._fresh
         given = [f"{name}={value!r}" for name, value in self._state.items() if name == "label" or value != fresh[name]]
-        return f"CapsuleExplorer({', '.join([self._arguments(), *given])})"
-
-    def _arguments(self) -> str:
-        shell = get_ipython()
-        names = {id(x): name for name, x in (shell.user_ns if shell else {}).items() if not name.startswith("_")}
-        model, digits, spreads = self._given
-        if isinstance(digits, tuple) and all(id(part) in names for part in digits):
-            names.setdefault(id(digits), f"({', '.join(names[id(part)] for part in digits)})")
-        if isinstance(digits, dict) and digits.keys() == digit_sets().keys():
-            names.setdefault(id(digits), "capsule_lib.digit_sets()")
-        given = {"model": model, "digits": digits} | ({"spreads": spreads} if spreads else {})
-        return ", ".join(names.get(id(x), name) for name, x in given.items())
+        return f"CapsuleExplorer({', '.join([called(*self._given), *given])})"

@@ -1,4 +1,4 @@
-"""What makes a drawing look like a digit of MNIST; network.js has the same for the page."""
+"""What makes a drawing look like a digit of MNIST; the explorer's network.js has the same for the page."""
 
 from functools import reduce
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from capsule_lib.contract import COUNT
-from capsule_lib.own_pictures import BOX, PEN, SPECK, middle
+from capsule_lib.own_pictures.digit import BOX, PEN, SPECK, middle
 
 
 def mnist_like(strokes: list, size: int = 28) -> Tensor:
