@@ -598,7 +598,7 @@ Object.assign(Explorer.prototype, {
       return [element("label", {}, label, made), made];
     };
     const [units, unitsSelect] = select("sliders in", Object.keys(LIMITS).map((name) => [name, name]), (value) => this.change({ units: value, knobs: this.fresh.knobs }));
-    const [shown, shownSelect] = select("drawn from the capsule of", [["", "its own class"], ...range(this.J).map((j) => [j, `class ${j}`])],
+    const [shown, shownSelect] = select("drawn as", [["", "its own class"], ...range(this.J).map((j) => [j, `class ${j}`])],
       (value) => this.whatIf(value === "" ? null : Number(value)));
     const sources = this.model.get("_sources") ?? [];
     const [source, sourceSelect] = select("digits from", sources.map((name) => [name, name]), (value) => {
