@@ -454,6 +454,7 @@ class Explorer {
 
   async run() {
     this.running = true;
+    while (!this.el.isConnected && !this.gone) await frame(); // JupyterLab puts it on the page later
     while (this.wanted && !this.gone) {
       this.wanted = Boolean(this.easing);
       try {
