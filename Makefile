@@ -10,9 +10,10 @@ LOCK ?= --constraint requirements.lock
 lab: .venv/installed
 	$(BIN)/jupyter lab $(LAB_FLAGS) notebooks/00_start_here.ipynb
 
-# The explorer alone, on a page without code, for a lecture hall.
+# The explorer alone, as one file that needs neither Python nor a network: for a lecture hall, a phone, a memory stick.
 explore: .venv/installed
-	$(BIN)/voila $(VOILA_FLAGS) capsule_lib/explorer/explore.ipynb
+	$(BIN)/python -m capsule_lib.explorer build/explorer.html
+	$(BIN)/python -c "import pathlib, webbrowser; webbrowser.open(pathlib.Path('build/explorer.html').resolve().as_uri())"
 
 # The notebooks are executed once, as copies with two more kinds of cells: the truth of a prediction and the solution of an exercise.
 test: .venv/installed lint

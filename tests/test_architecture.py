@@ -23,7 +23,7 @@ MAY_USE = {  # each file of the core and each room, and what of the package it m
     "museum": {"data", "losses", "model", "routing"},
     "own_pictures": {"contract", "morphometry"},
     "checks": {"data", "device", "files", "losses", "model", "routing", "weights"},
-    "explorer": {"contract", "data", "files", "model", "morphometry", "own_pictures", "plots", "weights"},
+    "explorer": {"contract", "data", "files", "layers", "model", "morphometry", "own_pictures", "plots", "weights"},
     "experiments": {
         "contract",
         "data",

@@ -1,9 +1,7 @@
-"""In a real browser: the explorer in JupyterLab and on Voilà's page answers keys, mouse and buttons."""
+"""In a real browser: the explorer in JupyterLab, which runs on in the page when Python has gone."""
 
 import contextlib
-import io
 import os
-import re
 import shutil
 import socket
 import subprocess
@@ -13,49 +11,43 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pytest
-from PIL import Image
-from test_drawing import DIGITS
-
-from capsule_lib import load_digits, load_pretrained
-from capsule_lib.explorer import CapsuleExplorer
-from capsule_lib.explorer.pictures import PANEL, strip
-from capsule_lib.explorer.spreads import load_spreads
+from nbformat.v4 import new_code_cell, new_notebook
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="none of chromium, chromium-browser, google-chrome is on PATH")
 
-EXPLORE = Path(__file__).parent.parent / "capsule_lib" / "explorer" / "explore.ipynb"
-EXPLORER = ".capsule-explorer"
-TABS = {  # and what is to be seen there
-    "knobs": "input[placeholder='name it']",
-    "draw a digit": "svg[aria-label^='Drawing pad']",
-    "sweep": "button[title='sweep every knob']",
-    "measure": "button[title^='what each dimension']",
-    "save": "button[title='save the pictures']",
-}
 PATIENCE = 40  # seconds until something counts as missing, for the busiest machine
 LAB = ["--no-browser", "--allow-root", "--expose-app-in-browser", "--LabApp.news_url=None"]
+KERNEL = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
+CODE = """
+import capsule_lib
+from capsule_lib.explorer import CapsuleExplorer, load_spreads
+net, spreads = capsule_lib.load_pretrained("small"), load_spreads("small")
+images, labels = capsule_lib.load_digits("shipped", "test")
+many = images.repeat(2, 1, 1, 1).flip(0), labels.repeat(2).flip(0)
+explorer = CapsuleExplorer(net, {"shipped": (images, labels), "many": many}, spreads, names_file="names.json", label=4)
+explorer
+"""
 
 
 @contextlib.contextmanager
-def served(folder: Path, module: str, *options: str):
-    """The address of a Jupyter server that keeps its settings in `folder`."""
+def served(folder: Path, *options: str):
+    """The address of a JupyterLab that keeps its settings in `folder`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     homes = {f"JUPYTER_{kind}_DIR": str(folder / kind) for kind in ("CONFIG", "DATA", "RUNTIME")}
     homes |= {"IPYTHONDIR": str(folder / "ipython"), "OMP_NUM_THREADS": "1"}
     with (folder / "log").open("w+") as log:
-        command = [sys.executable, "-m", module, f"--port={port}", *options]
+        command = [sys.executable, "-m", "jupyterlab", f"--port={port}", *options]
         server = subprocess.Popen(command, env=os.environ | homes, stdout=log, stderr=log)
         try:
             address, end = f"http://127.0.0.1:{port}", time.monotonic() + PATIENCE
-            while not _answers(
-                f"{address}/api/status?token=t" if module == "jupyterlab" else f"{address}/voila/static/"
-            ):
+            while not _answers(f"{address}/api/status?token=t"):
                 log.seek(0)
                 assert server.poll() is None and time.monotonic() < end, log.read()
                 time.sleep(0.2)
@@ -83,26 +75,22 @@ def browser():
         browser.close()
 
 
-@pytest.fixture(scope="module", params=["JupyterLab", "Voilà"])
-def opened(request, browser, tmp_path_factory):
-    """A page with the explorer on it."""
+@pytest.fixture(scope="module")
+def opened(browser, tmp_path_factory):
+    """A notebook with the explorer in JupyterLab."""
     folder = tmp_path_factory.mktemp("served")
+    nbformat.write(new_notebook(cells=[new_code_cell(CODE)], metadata=KERNEL), folder / "explore.ipynb")
     page = browser.new_page(viewport={"width": 1280, "height": 720})
     page.set_default_timeout(1000 * PATIENCE)
-    if request.param == "Voilà":
-        with served(folder, "voila", "--no-browser", "--Voila.ip=127.0.0.1", str(EXPLORE)) as address:
-            page.goto(address)
-            page.wait_for_selector(".noUi-handle")
-            yield page
-            page.close()
-        return
-    shutil.copy(EXPLORE, folder)
+    page.faults = []
+    page.on("pageerror", lambda error: page.faults.append(str(error)))
     options = *LAB, f"--ServerApp.root_dir={folder}", "--ServerApp.ip=127.0.0.1", "--IdentityProvider.token=t"
-    with served(folder, "jupyterlab", *options) as address:
-        page.goto(f"{address}/lab/tree/{EXPLORE.name}?token=t&reset")
+    with served(folder, *options) as address:
+        page.goto(f"{address}/lab/tree/explore.ipynb?token=t&reset")
         page.wait_for_function("() => window.jupyterapp?.shell.currentWidget?.sessionContext?.isReady")
         page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
-        page.wait_for_selector(".noUi-handle")
+        page.wait_for_selector(".capsule-explorer .longest")
+        page.folder = folder
         yield page
         page.close()
 
@@ -110,206 +98,123 @@ def opened(request, browser, tmp_path_factory):
 @pytest.fixture
 def page(opened):
     """The explorer with the first 4, untouched: a new class puts all else back."""
-    opened.get_by_label("knobs in").select_option("standard deviations")
-    for label in ("5", "4"):
-        opened.locator(".widget-dropdown select").first.select_option(label)
-        opened.get_by_text(f"read as {label}", exact=True).wait_for()
-    tab(opened, "knobs")
+    run(
+        opened,
+        "explorer.source = 'shipped'; explorer.label = 5; explorer.units = 'standard deviations'; explorer.label = 4",
+    )
+    until(opened, lambda state: state["label"] == 4 and not any(state["knobs"]))
+    opened.get_by_role("tab", name="dimensions").click()
     return opened
 
 
-@pytest.fixture(scope="module")
-def twin(tmp_path_factory):
-    """The same explorer here, to say what should be seen."""
-    digits, names = load_digits("shipped", "test"), tmp_path_factory.mktemp("names") / "names.json"
-    return CapsuleExplorer(load_pretrained("small"), digits, load_spreads("small"), names, label=4)
+def run(page, code):
+    """What Python prints when the notebook's kernel runs this code."""
+    return page.evaluate(
+        """async (code) => {
+            const run = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.requestExecute({ code });
+            let printed = "";
+            run.onIOPub = (message) => { printed += message.content.text ?? message.content.evalue ?? ""; };
+            await run.done;
+            return printed.trim();
+        }""",
+        code,
+    )
 
 
-def tab(page, name):
-    page.locator(".widget-toggle-button", has_text=name).click()
-    page.locator(TABS[name]).first.wait_for()
+def until(page, holds):
+    """Wait until the page's state is so; returns it."""
+    end = time.monotonic() + PATIENCE
+    while not holds(state := page.evaluate("() => document.querySelector('.capsule-explorer').explorer.state")):
+        assert time.monotonic() < end, state
+        time.sleep(0.05)
+    return state
 
 
-def turn(page, d, keys):
-    """Press keys on the slider of knob d."""
-    page.locator(".noUi-handle").nth(1 + d).focus()  # the first one is morph's
-    for key in keys:
-        page.keyboard.press(key)
+def told(page, code, expected):
+    """Wait until Python, which hears of moves when they pause, prints this."""
+    end = time.monotonic() + PATIENCE
+    while (printed := run(page, code)) != expected:
+        assert time.monotonic() < end, printed
+        time.sleep(0.1)
 
 
-def burst(page, d):
-    """200 keys on the slider of knob d, which end 2 below the digit's own value: the range ends at 4, 6 back, 4 on, 4 back."""
-    page.locator(".noUi-handle").nth(1 + d).evaluate("""(handle) => {  // faster than page.keyboard, without a pause
-        for (const [key, count] of [["ArrowRight", 60], ["ArrowLeft", 60], ["ArrowRight", 40], ["ArrowLeft", 40]])
-            for (let n = 0; n < count; n++) handle.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
-    }""")
+def lengths(page):
+    return [float(text) for text in page.locator(".lengths .value").all_inner_texts()]
 
 
-def picture(page):
-    """The pixels that are shown once the picture has stood still for half a second."""
-    data = page.evaluate("""async () => {
-        const image = document.querySelector("img.widget-image");
-        for (let seen = null, still = 0; still < 10; ) {
-            await new Promise((resolve) => setTimeout(resolve, 50));
-            still = image.src === seen ? still + 1 : 0;
-            seen = image.src;
-        }
-        return [...new Uint8Array(await (await fetch(image.src)).arrayBuffer())];
-    }""")
-    return np.asarray(Image.open(io.BytesIO(bytes(data))))
+def test_keys_turn_a_dimension_and_python_hears_of_it(page):
+    page.get_by_role("slider", name="dimension 3", exact=True).focus()
+    for _ in range(5):  # JupyterLab has commands on the arrow keys, too
+        page.keyboard.press("ArrowRight")
+    told(page, "print(explorer.knobs[2:5])", "[0.0, 0.5, 0.0]")
+    line = run(page, "print(explorer.as_python())")
+    assert line.startswith("CapsuleExplorer(net, digits, spreads, label=4, knobs=[0.0, 0.0, 0.0, 0.5,")
+    theirs = run(page, "print([round(x, 2) for x in explorer.lengths.tolist()])")
+    assert np.allclose(lengths(page), eval(theirs), atol=0.011)
+    page.get_by_role("button", name="dimension 3 back to the digit's own value").press("Enter")
+    told(page, "print(any(explorer.knobs))", "False")
 
 
-def expected(twin, **knobs):
-    """The pixels that the explorer should show for the first 4, some knobs turned, such as k3=0.5."""
-    twin.label, twin.knobs = 4, [knobs.get(f"k{d}", 0.0) for d in range(16)]
-    return np.asarray(strip(twin.original, twin.reconstruction, twin.changed, PANEL))
+def test_what_python_sets_is_shown(page):
+    run(page, "explorer.label = 7; explorer.units = 'raw'; explorer.knobs = [0.1] * 16")
+    state = until(page, lambda state: state["label"] == 7 and state["knobs"][15] == 0.1)
+    assert state["units"] == "raw" and state["index"] == 0
+    page.wait_for_function("() => document.querySelectorAll('.is-turned').length === 16")
+    page.get_by_text("+0.100").first.wait_for()
+    run(page, "explorer.draw([[[0.2, 0.2], [0.8, 0.2], [0.4, 0.9]]])")
+    until(page, lambda state: len(state["strokes"]) == 1 and not any(state["knobs"]))
 
 
-def same(a, b):
-    return a.shape == b.shape and np.abs(a.astype(int) - b).max() <= 1  # another process may round differently
+def test_names_typed_in_the_page_are_kept_in_the_file_and_are_never_markup(page):
+    name = page.get_by_role("textbox", name="your name for dimension 2", exact=True)
+    name.fill("<img src=x onerror=alert(1)>")
+    name.press("Enter")
+    told(page, "print(*explorer._names.values())", "<img src=x onerror=alert(1)>")
+    assert "onerror" in (page.folder / "names.json").read_text()
+    page.get_by_role("tab", name="plane").click()
+    page.wait_for_function("() => document.querySelector('.plane option:nth-child(3)')?.textContent.startsWith('<img')")
+    assert page.locator(".capsule-explorer img").count() == 0
 
 
-def test_the_page_is_whole(page):
-    assert page.locator(".noUi-handle").count() == 17
-    assert page.get_by_text("javascript error").count() == 0  # a widget that the page could not show
-    failed = '[data-mime-type="application/vnd.jupyter.error"], [data-mime-type="application/vnd.jupyter.stderr"]'
-    assert page.locator(failed).all_inner_texts() == []
+def test_another_set_and_a_digit_that_only_python_has(page):
+    page.locator(".menu summary").click()
+    page.get_by_label("digits from").select_option("many")
+    until(page, lambda state: state["source"] == "many")
+    page.keyboard.press("Escape")
+    index = page.get_by_role("spinbutton", name="number of the digit in its class")
+    index.fill("150")  # of 200: 100 went to the page
+    index.press("Enter")
+    told(page, "print(explorer.index)", "150")
+    page.wait_for_function("() => document.querySelector('.capsule-explorer').explorer.asked.has('4 150')")
+    theirs = eval(run(page, "print([round(x, 2) for x in explorer.lengths.tolist()])"))
+    page.wait_for_timeout(500)
+    assert np.allclose(lengths(page), theirs, atol=0.011)
 
 
-def test_no_label_is_cut_off_and_nothing_needs_scrolling_sideways(page):
-    cut = page.evaluate("""() => [...document.querySelectorAll(".jupyter-widgets.widget-button, .widget-label, .widget-html-content")]
-        .filter((part) => part.offsetParent && part.scrollWidth > part.clientWidth + 1).map((part) => part.innerText)""")
-    assert cut == []
-    output = page.locator(".jp-OutputArea-output", has=page.locator(".noUi-handle")).first
+def test_measures_come_from_python_and_go_with_their_class(page):
+    page.get_by_role("tab", name="measure").click()
+    page.get_by_role("button", name="measure what each dimension does").click()
+    assert "class 4" in page.locator(".table caption").inner_text()
+    assert page.locator(".table tr").count() == 17 and "slant" in page.locator(".table").inner_text()
+    page.get_by_role("button", name="a digit of class 7").click()
+    page.locator(".table caption").wait_for(state="detached")
+
+
+def test_nothing_is_cut_off_and_nothing_failed(page):
+    output = page.locator(".jp-OutputArea-output", has=page.locator(".capsule-explorer")).first
     assert output.evaluate("(part) => part.scrollWidth - part.clientWidth") <= 1
+    failed = '[data-mime-type="application/vnd.jupyter.error"], [data-mime-type="application/vnd.jupyter.stderr"]'
+    assert page.locator(failed).all_inner_texts() == [] and page.faults == []
 
 
-def test_every_control_and_picture_has_a_name_in_words(page):
-    page.locator(".noUi-handle[aria-label]").nth(16).wait_for()
-    for name in TABS:
-        tab(page, name)
-        parts = re.findall(
-            r'- (button|combobox|img|radio|slider|spinbutton|textbox)\b(?: "(.*?)")?',
-            page.locator(EXPLORER).aria_snapshot(),
-        )
-        assert {"button", "combobox", "img", "slider", "spinbutton"} <= {role for role, _ in parts}
-        assert [part for part in parts if not re.search("[a-z]", part[1])] == [], name
-    dimensions = page.locator(f"{EXPLORER} .noUi-handle").evaluate_all("(all) => all.map((one) => one.ariaLabel)")
-    assert [n for n in range(16) if f"change dimension {n}, standard deviations" not in dimensions[1 + n]] == []
-    tab(page, "knobs")
-    page.get_by_label("knobs in").select_option("principal axes")
-    page.get_by_role("slider", name="change axis 15, principal axes, from -4 to 4").wait_for()
-
-
-def test_the_tabulator_reaches_every_control(page):
-    turn(page, 0, ["ArrowRight"])  # so that there is a past picture to go back to
-    picture(page)
-    for name in TABS:
-        tab(page, name)
-        unreached = page.evaluate_handle(
-            """(explorer) => new Set(
-            [...explorer.querySelectorAll("button:enabled, select, input, .noUi-handle")].filter((part) => part.offsetParent)
-        )""",
-            page.query_selector(EXPLORER),
-        )
-        assert unreached.evaluate("(parts) => parts.size") > 15
-        page.locator(f"{EXPLORER} select").first.focus()
-        for _ in range(100):
-            unreached.evaluate("(parts) => parts.delete(document.activeElement)")
-            page.keyboard.press("Tab")
-            if not page.evaluate(
-                "(explorer) => explorer.contains(document.activeElement)", page.query_selector(EXPLORER)
-            ):
-                break
-        assert unreached.evaluate("(parts) => [...parts].map((part) => part.outerHTML)") == [], name
-
-
-def test_nothing_on_the_page_moves_from_tab_to_tab(page):
-    places = []
-    for name in TABS:
-        tab(page, name)
-        places.append(page.get_by_text("the last pictures").evaluate("(part) => part.getBoundingClientRect().top"))
-    assert len(set(places)) == 1, places
-
-
-def test_nothing_on_the_page_moves_while_a_knob_is_turned(page):
-    picture(page)
-    page.evaluate("""() => {
-        window.moves = [];
-        new PerformanceObserver((list) => window.moves.push(
-            ...list.getEntries().map((entry) => [entry.value, ...entry.sources.map((source) => source.node?.innerText + JSON.stringify([source.previousRect, source.currentRect]))])))
-            .observe({ type: "layout-shift" });
-    }""")
-    turn(page, 3, ["Home", "ArrowRight", "End"])  # 'no digit there' comes and goes
-    picture(page)
-    page.get_by_label("what if it were a").select_option("9")
-    page.get_by_label("knobs in").select_option("raw")
-    turn(page, 12, ["ArrowRight"] * 3)
-    picture(page)
-    page.get_by_role("button", name="reset all").click()
-    picture(page)
-    assert page.evaluate("() => window.moves") == []
-
-
-def test_keys_turn_a_knob_and_reset_brings_back_the_first_picture(page, twin):
-    first = picture(page)
-    assert same(first, expected(twin))
-    turn(page, 3, ["ArrowRight"] * 5)
-    assert same(picture(page), expected(twin, k3=0.5)) and not same(picture(page), first)
-    assert page.get_by_text("+0.5 sd", exact=True).is_visible()
-    turn(page, 12, ["Home"])
-    assert same(picture(page), expected(twin, k3=0.5, k12=-4.0))
-    page.get_by_role("button", name="reset all").press("Enter")
-    assert same(picture(page), first)
-
-
-def test_after_a_burst_of_200_keys_the_picture_is_that_of_the_last_position(page, twin):
-    burst(page, 5)
-    assert same(picture(page), expected(twin, k5=-2.0))
-    assert page.get_by_text("-2 sd", exact=True).is_visible()
-
-
-def test_a_digit_drawn_with_the_mouse_is_read_and_becomes_the_digit(page):
-    before = picture(page)
-    tab(page, "draw a digit")
-    paper = page.locator("svg[aria-label^='Drawing pad']")
-    paper.scroll_into_view_if_needed()
-    place = paper.bounding_box()
-    [stroke] = DIGITS[3]
-    for n, (x, y) in enumerate(stroke):
-        page.mouse.move(place["x"] + x * place["width"], place["y"] + y * place["height"])
-        if n == 0:
-            page.mouse.down()
-    page.mouse.up()
-    page.get_by_text("The network reads your drawing as class 3").wait_for()
-    after = picture(page)
-    digit = after.shape[0]
-    assert (after[:, :digit] != before[:, :digit]).any() and (after[:, digit:] != before[:, digit:]).any()
-    assert page.locator(".widget-dropdown select").first.input_value() == "3"
-    page.get_by_role("button", name="Clear the drawing").click()
-    page.get_by_text("nothing is drawn yet").wait_for()
-
-
-@pytest.mark.slow
-def test_how_long_a_key_press_takes_to_change_the_picture(page, capsys):
-    """Prints it, and asserts nothing: the time is the machine's."""
-    page.evaluate("""() => {
-        window.waits = [];
-        document.addEventListener("keydown", () => (window.pressed = performance.now()), true);
-        document.querySelector("img.widget-image").addEventListener("load", () =>
-            requestAnimationFrame(() => window.waits.push(performance.now() - window.pressed)));
-    }""")
-    for n in range(100):
-        turn(page, n % 16, ["ArrowRight" if n < 50 else "ArrowLeft"])
-        page.wait_for_function("(n) => window.waits.length > n", arg=n)
-    half, most = np.percentile(page.evaluate("() => window.waits"), [50, 95])
-    picture(page)
-    bursts = []
-    for n in range(5):
-        page.evaluate("() => { window.waits = []; }")
-        burst(page, n)
-        picture(page)
-        bursts.append(page.evaluate("() => window.waits.at(-1)"))
-    with capsys.disabled():
-        print(f"\nfrom key press to picture, {page.title()}: median {half:.0f} ms, 95 % within {most:.0f} ms; ", end="")
-        print(f"from the last of 200 keys in a burst to the last picture: {max(bursts):.0f} ms at most in 5 bursts")
+def test_without_python_the_page_goes_on_and_says_what_it_lacks(page):  # the last one: it ends the kernel
+    page.evaluate("async () => { await window.jupyterapp.shell.currentWidget.sessionContext.shutdown(); }")
+    before = lengths(page)
+    page.get_by_role("slider", name="dimension 14", exact=True).press("Home")
+    page.wait_for_function(
+        "(before) => document.querySelector('.lengths .value').textContent !== before", arg=str(before[0])
+    )
+    page.evaluate("() => { document.querySelector('.capsule-explorer').explorer.patience = 300; }")
+    page.get_by_role("tab", name="measure").click()
+    page.get_by_role("button", name="measure what each dimension does").click()
+    page.get_by_text("Python does not answer").wait_for()

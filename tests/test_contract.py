@@ -33,8 +33,9 @@ from capsule_lib import (
     save_weights,
     squash,
 )
-from capsule_lib.explorer import CapsuleExplorer, load_spreads, measure_spreads, mnist_like
+from capsule_lib.explorer import CapsuleExplorer, load_spreads, measure_spreads
 from capsule_lib.morphometry import dimension_effects, effects, measure
+from capsule_lib.own_pictures import mnist_like
 from capsule_lib.routings import RoutedCaps, Routing
 from capsule_lib.training import Trainer, TrainingConfig, train
 

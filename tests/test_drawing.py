@@ -1,16 +1,12 @@
-"""A drawing becomes an image like MNIST's, which the network reads; the pad sends strokes and shows what Python sets."""
+"""A drawing becomes an image like MNIST's, which the network reads."""
 
-import json
 import math
-import shutil
-import subprocess
 
 import pytest
 import torch
-import traitlets
 
 from capsule_lib import load_digits, load_pretrained, morphometry
-from capsule_lib.explorer.drawing import DrawingPad, mnist_like
+from capsule_lib.own_pictures import mnist_like
 
 
 def arc(x, y, width, height, start, end):
@@ -126,124 +122,3 @@ def test_a_dot_beside_a_line_is_drawn():
 def test_what_is_no_drawing_is_said(strokes, message):
     with pytest.raises(ValueError, match=message):
         mnist_like(strokes)
-
-
-def test_the_pad_holds_strokes_and_nothing_else():
-    pad, seen = DrawingPad(), []
-    pad.observe(lambda change: seen.append(change["new"]), "strokes")
-    pad.set_state({"strokes": [[[0.1, 0.2], [0.3, 1.4]]]})  # what the page sends
-    assert seen == [[[[0.1, 0.2], [0.3, 1.4]]]] and pad.get_state("strokes")["strokes"] == seen[0]
-    for wrong in ([[[0.1]]], [[["a", 0.1]]], [[0.1, 0.2]], None):
-        with pytest.raises(traitlets.TraitError):
-            pad.strokes = wrong
-
-
-def test_the_pad_is_words_where_no_kernel_runs():
-    assert "draw a digit" in DrawingPad()._repr_mimebundle_()[0]["text/plain"]
-
-
-# A page of a few lines: elements that remember what is done to them.
-PAGE = """
-class Element {
-  constructor(name) { Object.assign(this, { name, children: [], attributes: {}, listeners: {} }); }
-  setAttribute(key, value) { this.attributes[key] = String(value); }
-  append(...children) { this.children.push(...children); }
-  replaceChildren(...children) { this.children = children; }
-  addEventListener(kind, listener) { this.listeners[kind] = listener; }
-  getBoundingClientRect() { return { left: 10, top: 20, width: 280, height: 280 }; }
-  setPointerCapture(id) { this.captured = id; }
-  fire(kind, event) {
-    this.listeners[kind]({ isPrimary: true, button: 0, pointerId: 7, preventDefault() {}, ...event });
-  }
-}
-globalThis.document = { createElementNS: (_, name) => new Element(name), createElement: (name) => new Element(name) };
-const values = { strokes: [] }, listeners = {}, sent = [];
-const model = {
-  get: (key) => values[key],
-  set(key, value) { values[key] = value; listeners["change:" + key]?.(); },
-  save_changes: () => sent.push(JSON.stringify(values.strokes)),
-  on: (kind, listener) => (listeners[kind] = listener),
-  off: (kind, listener) => listeners[kind] === listener && delete listeners[kind],
-};
-const el = new Element("div");
-const leave = pad.render({ model, el });
-const [{ children: [paper, { children: [undo, clear] }] }] = el.children;
-const lines = () => paper.children.map((line) => line.attributes.points).filter(Boolean);
-const at = (x, y) => ({ clientX: 10 + 280 * x, clientY: 20 + 280 * y });
-const report = {};
-"""
-
-
-def on_the_page(actions):
-    """Run the pad's module on that page, do `actions`, and return what they put into `report`."""
-    if not (node := shutil.which("node")):
-        pytest.skip("no node to run the pad's JavaScript")
-    script = str(DrawingPad._esm).replace("export default { render };", "const pad = { render };")
-    program = f"{script}\n{PAGE}\n{actions}\nconsole.log(JSON.stringify(report));"
-    done = subprocess.run([node, "--input-type=module", "-"], input=program, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
-DRAW = """
-paper.fire("pointermove", at(0.9, 0.9));  // nothing pressed yet
-paper.fire("pointerdown", at(0.25, 0.5));
-paper.fire("pointermove", at(0.5, 0.5));
-paper.fire("pointermove", at(0.5, 1.25));
-"""
-
-
-def test_a_stroke_is_shown_at_once_and_sent_when_it_ends():
-    report = on_the_page(
-        DRAW
-        + """
-        Object.assign(report, { during: [...sent], shown: lines(), captured: paper.captured });
-        paper.fire("lostpointercapture", {});
-        paper.fire("lostpointercapture", {});
-        Object.assign(report, { sent, after: lines(), label: paper.attributes["aria-label"] });
-        """
-    )
-    assert report["during"] == [] and report["captured"] == 7
-    assert report["shown"] == ["0.25,0.5 0.25,0.5 0.5,0.5 0.5,1.25"] == report["after"]
-    assert [json.loads(strokes) for strokes in report["sent"]] == [[[[0.25, 0.5], [0.5, 0.5], [0.5, 1.25]]]]
-    assert "1 stroke drawn" in report["label"]
-
-
-def test_a_second_finger_and_the_right_button_draw_nothing():
-    report = on_the_page(
-        """
-        paper.fire("pointerdown", { ...at(0, 0), button: 2 });
-        paper.fire("pointerdown", { ...at(0, 0), isPrimary: false });
-        report.nothing = lines();
-        """
-        + DRAW
-        + """
-        paper.fire("pointermove", { ...at(0, 0), isPrimary: false });
-        paper.fire("lostpointercapture", { isPrimary: false });
-        Object.assign(report, { sent, shown: lines() });
-        """
-    )
-    assert report == {"nothing": [], "sent": [], "shown": ["0.25,0.5 0.25,0.5 0.5,0.5 0.5,1.25"]}
-
-
-def test_undo_takes_the_last_stroke_and_clear_takes_all():
-    report = on_the_page(
-        """
-        model.set("strokes", [[[0, 0], [1, 1]], [[0, 1]], [[1, 0]]]);
-        report.first = lines();
-        undo.fire("click");
-        report.second = lines();
-        clear.fire("click");
-        Object.assign(report, { third: lines(), sent });
-        report.labels = [undo, clear].map((button) => [button.textContent, button.attributes["aria-label"]]);
-        """
-    )
-    assert report["first"] == ["0,0 0,0 1,1", "0,1 0,1", "1,0 1,0"]  # a dot is a line that goes nowhere
-    assert report["second"] == report["first"][:2] and report["third"] == []
-    assert [len(json.loads(strokes)) for strokes in report["sent"]] == [2, 0]
-    assert report["labels"] == [["Undo", "Undo the last stroke"], ["Clear", "Clear the drawing"]]
-
-
-def test_a_pad_taken_off_the_page_no_longer_listens():
-    report = on_the_page("leave(); model.set('strokes', [[[0, 0], [1, 1]]]); report.lines = lines();")
-    assert report == {"lines": []}

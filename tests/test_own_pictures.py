@@ -15,9 +15,8 @@ from test_drawing import DIGITS, arc, moved
 from torchvision.datasets import ImageFolder
 
 from capsule_lib import evaluate, load_digits, load_pictures, load_pretrained, load_weights
-from capsule_lib.explorer import mnist_like
 from capsule_lib.morphometry import measure
-from capsule_lib.own_pictures import common_shape, split_pictures
+from capsule_lib.own_pictures import common_shape, mnist_like, split_pictures
 
 WIDTH, HEIGHT = 320, 240
 BLUE, BLACK, RED, ORANGE, PENCIL = (40, 60, 180), (35, 35, 40), (200, 40, 50), (245, 160, 40), (150, 150, 152)

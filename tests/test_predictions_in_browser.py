@@ -23,7 +23,7 @@ def page(browser, tmp_path, monkeypatch):  # noqa: F811
     options = *LAB, f"--ServerApp.root_dir={tmp_path / 'lab'}", "--ServerApp.ip=127.0.0.1", "--IdentityProvider.token=t"
     page = browser.new_page(viewport={"width": 1280, "height": 720})
     page.set_default_timeout(1000 * PATIENCE)
-    with served(tmp_path, "jupyterlab", *options) as address:
+    with served(tmp_path, *options) as address:
         page.goto(f"{address}/lab/tree/predict.ipynb?token=t&reset")
         page.wait_for_function("() => window.jupyterapp?.shell.currentWidget?.sessionContext?.isReady")
         yield page

@@ -301,7 +301,7 @@ def largest_batches(pixels: int, gib: float) -> dict:
 
 
 def measure_explorer(name: str, moves: int = 200) -> dict:
-    """Milliseconds from a knob's new value to the new picture's PNG bytes, class lengths included; and for a sweep sheet."""
+    """Milliseconds in Python from a knob's new value to the new picture, class lengths included; and to a sweep sheet."""
     from capsule_lib.explorer import (  # here, because the other measurements need no widgets
         CapsuleExplorer,
         load_spreads,
@@ -316,6 +316,7 @@ def measure_explorer(name: str, moves: int = 200) -> dict:
 
     def turn(n: int) -> None:
         shown.knobs = [(n % 33 - 16) / 8 if d == n % len(shown.knobs) else 0.0 for d in range(len(shown.knobs))]
+        assert shown.changed is not None  # worked out when it is read
 
     turns = sorted(milliseconds(lambda n=n: turn(n)) for n in range(moves))
     sheets = sorted(milliseconds(shown.sheet) for _ in range(20))

@@ -1,7 +1,6 @@
-"""What the explorer shows: capsules' pictures side by side and in sheets, and lengths, knobs and spreads as HTML."""
+"""What the explorer shows, as pictures for Python: side by side, and in sheets."""
 
 import functools
-import html
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,18 +8,10 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from capsule_lib.explorer.spreads import EDGES, LIMITS
+from capsule_lib.explorer.spreads import LIMITS
 
-PANEL, ROW = 196, 38  # heights in pixels: about that of a picture, and that of a knob's row
+PANEL = 196  # the height of a picture in pixels
 STEPS = torch.arange(-5, 6) / 5  # of a sweep, as shares of the knobs' limit: 11 columns, as in the paper's figure 4
-HEADINGS = (  # what the four pictures are, above each of them
-    '<div style="display:flex;height:24px;font-size:14px;line-height:20px;white-space:nowrap">'
-    + "".join(
-        f'<span style="flex:1;overflow:hidden">{words}</span>'
-        for words in ("the digit", "its reconstruction", "changed", "difference (red: more)")
-    )
-    + "</div>"
-)
 
 
 def strip(original: Tensor, reconstruction: Tensor, changed: Tensor, height: int) -> Image.Image:
@@ -77,48 +68,3 @@ def sheet_picture(images: Tensor, dimensions: Sequence[int], units: str) -> Imag
 @functools.cache
 def _font() -> ImageFont.ImageFont:
     return ImageFont.load_default(13)
-
-
-def histogram(counts: Tensor, place: float, limit: float, std: float, width: int, words: str) -> str:
-    """An SVG of how many real digits [24] lie where a slider from -limit to +limit, 0 at `place`, would take this digit.
-
-    Args:
-        place: where the digit lies, in standard deviations.
-        std: one standard deviation in the slider's units.
-        words: what it shows, for those who can't see it.
-    """
-    inset, height = 6, 16  # a slider's handle goes from 6 pixels after its box begins to 6 before it ends
-    x = inset + ((EDGES - place) * std / limit + 1) / 2 * (width - 2 * inset)
-    y = height - height * counts / counts.max().clamp(min=1)
-    steps = "".join(f"V{level:.1f}H{right:.1f}" for level, right in zip(y.tolist(), x[1:].tolist(), strict=True))
-    return (
-        f'<svg role="img" aria-label="{html.escape(words)}" width="{width}" height="{height}" style="display:block">'
-        f'<title>{html.escape(words)}</title><path d="M{x[0]:.1f},{height}{steps}V{height}Z" fill="#9ab"/>'
-        f'<path d="M{width / 2},0V{height}" stroke="#d60"/></svg>'
-    )
-
-
-def bars(lengths: Tensor) -> str:
-    """The class lengths [J] as bars, the longest in orange, with their values."""
-    longest = int(lengths.argmax())
-    rows = "".join(
-        f'<div style="display:flex;gap:4px;height:19.6px"><span style="width:20px">{j}</span>'
-        f'<span style="width:120px;height:15px;margin-top:2px;background:rgba(128,128,128,.15)"><span style="display:block;'
-        f'height:15px;width:{100 * length:.0f}%;background:{"#d60" if j == longest else "#9ab"}"></span></span>'
-        f"<span>{length:.2f}</span></div>"
-        for j, length in enumerate(lengths.tolist())
-    )
-    return (
-        f'<div style="font-size:16px;line-height:19.6px"><div style="height:24px"><b>read as {longest}</b></div>'
-        f'<div style="height:{PANEL}px;overflow:auto">{rows}</div></div>'
-    )
-
-
-def in_words(knob: float, units: str, inside: bool) -> str:
-    """A knob's value, on a colour that says how far it is turned; `inside`: some real digit has such a value."""
-    turned = f"{knob:+.3g}" + (" sd" if units != "raw" else "") if knob else "its own value"
-    far = abs(knob) / LIMITS[units]
-    return (
-        f'<div style="height:{ROW - 8}px;line-height:15px;padding:0 4px;display:flex;align-items:center;'
-        f'background:rgba(221,102,0,{0.6 * far:.2f})">{turned}{"" if inside else "<br>no digit there"}</div>'
-    )

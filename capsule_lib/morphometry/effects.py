@@ -45,7 +45,7 @@ class Effects(NamedTuple):
             words.append(change if clear[d, m] else "nothing clear")
         return words
 
-    def _table(self) -> tuple[str, list[list[str]], list[list[str]]]:
+    def table(self) -> tuple[str, list[list[str]], list[list[str]]]:
         """A sentence, the columns' headings (each three words) and the rows."""
         caption = (
             f"What a sweep of each dimension from -{self.spread:g} to +{self.spread:g} standard deviations changes in "
@@ -59,7 +59,7 @@ class Effects(NamedTuple):
         return caption, [["", "", "dim."], *names, ["", "strongest", "effect"]], rows
 
     def __repr__(self) -> str:
-        caption, heads, rows = self._table()
+        caption, heads, rows = self.table()
         lines = [*zip(*heads, strict=True), *rows]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         aligned = [
@@ -69,7 +69,7 @@ class Effects(NamedTuple):
         return "\n".join([caption, "", *(line.rstrip() for line in aligned)])
 
     def _repr_html_(self) -> str:
-        caption, heads, rows = self._table()
+        caption, heads, rows = self.table()
         head = "".join(f'<th scope="col">{" ".join(words).strip()}</th>' for words in heads)
         body = "".join(
             f'<tr><th scope="row">{row[0]}</th>' + "".join(f"<td>{cell}</td>" for cell in row[1:]) + "</tr>"

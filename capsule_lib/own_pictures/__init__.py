@@ -1,10 +1,10 @@
-"""Your own pictures, photos of handwriting among them, as images that a network takes.
+"""Your own pictures, photos of handwriting and drawings among them, as images that a network takes.
 
-From outside: `load_pictures` and `split_pictures`, which return `Pictures`; `common_shape`, the shape that most files have; and how
-MNIST's digits lie in their pictures: `BOX`, `PEN`, `SPECK` and `middle`, which the explorer's drawing pad keeps to as well.
+From outside: `load_pictures` and `split_pictures`, which return `Pictures`; `common_shape`, the shape that most files have; and
+`mnist_like`, from the strokes of a pen to a digit as MNIST's.
 """
 
-from capsule_lib.own_pictures.digit import BOX, PEN, SPECK, middle
+from capsule_lib.own_pictures.drawing import mnist_like
 from capsule_lib.own_pictures.reading import Pictures, common_shape, load_pictures, split_pictures
 
-__all__ = ["BOX", "PEN", "SPECK", "Pictures", "common_shape", "load_pictures", "middle", "split_pictures"]
+__all__ = ["Pictures", "common_shape", "load_pictures", "mnist_like", "split_pictures"]

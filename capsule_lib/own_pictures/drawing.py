@@ -1,29 +1,12 @@
-"""A pad to draw digits on, and what makes a drawing look like a digit of MNIST."""
+"""What makes a drawing look like a digit of MNIST; the explorer's network.js has the same for the page."""
 
 from functools import reduce
-from pathlib import Path
 
-import anywidget
 import torch
-import traitlets
 from torch import Tensor
 
 from capsule_lib.contract import COUNT
-from capsule_lib.own_pictures import BOX, PEN, SPECK, middle
-
-
-class DrawingPad(anywidget.AnyWidget):
-    """A pad of 280 x 280 pixels to draw on with mouse, pen or finger, with buttons for undo and clear.
-
-    `strokes` is a list of strokes, each a list of points [x, y]; [0, 0] is the pad's upper left corner, [1, 1] its lower
-    right one. It changes when a stroke ends: `pad.observe(function, "strokes")`. The pad also shows what Python sets.
-    """
-
-    _esm = Path(__file__).with_suffix(".js")
-    strokes = traitlets.List(traitlets.List(traitlets.List(traitlets.Float(), minlen=2, maxlen=2))).tag(sync=True)
-
-    def __repr__(self) -> str:  # what stands on a page where no kernel runs
-        return "Interactive: a pad to draw a digit on. Run this notebook to use it."
+from capsule_lib.own_pictures.digit import BOX, PEN, SPECK, middle
 
 
 def mnist_like(strokes: list, size: int = 28) -> Tensor:
