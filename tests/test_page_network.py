@@ -281,6 +281,8 @@ def test_weights_that_are_damaged_or_do_not_fit_are_said(page):
         ({"image_shape": [1, 15, 15]}, "digit_caps.weight"),
         ({"decoder_hidden": [9, 11]}, "decoder.layers.4.weight"),
         ({"decoder_hidden": None}, "no decoder"),
+        ({"stem": [[9, 3, 1]]}, "stem.0.weight should be 9 x 1 x 3 x 3 and is absent"),
+        ({"depthwise": True}, "primary_caps.conv.weight should be 15 x 1 x 3 x 3 and is 15 x 9 x 3 x 3"),
     ]:
         assert words in failure(page, build, [text(content), config | change]), words
 
@@ -288,6 +290,9 @@ def test_weights_that_are_damaged_or_do_not_fit_are_said(page):
 def test_a_zero_image_and_numbers_at_the_edge_stay_finite(page, small):
     compare(page, "small", small, torch.zeros(1, 1, 28, 28), 3)
     compare(page, "small", small, torch.ones(1, 1, 28, 28), 3)
+    whole = torch.tensor([0, -1, 2**40, 12_345])
+    seen = page.evaluate("(content) => text(lib.readSafetensors(bytes(content)).x.data)", text(save({"x": whole})))
+    assert back(seen, 4).tolist() == whole.tolist()
     halves = torch.tensor([0.0, -0.0, 65504, 6e-8, -6e-5, 1 / 3, math.inf, -math.inf, math.nan], dtype=torch.float16)
     for values in (halves, halves.bfloat16()):
         seen = page.evaluate("(content) => text(lib.readSafetensors(bytes(content)).x.data)", text(save({"x": values})))

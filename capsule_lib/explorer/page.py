@@ -24,7 +24,7 @@ def module() -> str:
     """network.js and explorer.js as one ES module, without comments: a file on a stick and a widget can't import another file."""
     network = re.sub(r"^export ", "", (ROOM / "network.js").read_text(), flags=re.MULTILINE)
     explorer = re.sub(r"^import .*\n", "", (ROOM / "explorer.js").read_text(), flags=re.MULTILINE)
-    return re.sub(r"^ *(//|/\*\*| \*).*\n|^ +", "", network + explorer, flags=re.MULTILINE)
+    return re.sub(r"^ *(//|/\*\*| \*).*\n| +// .*|^ +", "", network + explorer, flags=re.MULTILINE)
 
 
 def style() -> str:
@@ -48,9 +48,8 @@ def for_page(net: CapsNet) -> dict:
     classes, _, _, dim = net.digit_caps.weight.shape
     now = {"classes": classes, "class_dim": dim, "iterations": net.digit_caps.iterations}
     weights = {name: t.detach().cpu().contiguous() for name, t in net.state_dict().items()}
-    floats = {
-        name: t.float() for name, t in weights.items() if t.is_floating_point()
-    }  # all but the counts of batch norm
+    # All but batch norm's counts of batches: these stay whole, since half precision would round them.
+    floats = {name: t.float() for name, t in weights.items() if t.is_floating_point()}
     name = hashlib.sha256(floats["digit_caps.weight"].numpy().tobytes()).hexdigest()[:8]
     if all(t.half().float().equal(t) for t in floats.values()):
         floats = {name: t.half() for name, t in floats.items()}
