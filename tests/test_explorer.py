@@ -322,6 +322,16 @@ def test_what_bytes_and_halves_cannot_hold_goes_whole(tmp_path):
     assert load(shown._digits)["images"].equal(digits[0][order])
 
 
+def test_a_count_of_batches_stays_whole_and_costs_no_precision(tmp_path):
+    net, digits = odd_network(stem=((4, 9, 1), (16, 3, 1)), depthwise=True)
+    net.half().float().stem[1].num_batches_tracked.fill_(12_345)  # not a number in half precision
+    weights = load(CapsuleExplorer(net, digits, names_file=tmp_path / "n.json")._weights)
+    counts = {name: t.tolist() for name, t in weights.items() if name.endswith("num_batches_tracked")}
+    assert counts == {"stem.1.num_batches_tracked": 12_345, "stem.4.num_batches_tracked": 0}
+    assert all(t.dtype == torch.float16 for name, t in weights.items() if name not in counts)
+    assert all(t.float().equal(net.state_dict()[name].float()) for name, t in weights.items())
+
+
 def test_the_layers_of_now_count_not_those_of_the_config(digits):
     net = load_pretrained("small")
     net.digit_caps.iterations = 5

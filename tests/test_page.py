@@ -9,8 +9,8 @@ import torch
 from test_browser import browser, pytestmark  # noqa: F401, a fixture and a mark
 from test_drawing import DIGITS
 
-from capsule_lib import load_digits, load_pretrained
-from capsule_lib.explorer import CapsuleExplorer, load_spreads
+from capsule_lib import CapsNet, load_digits, load_pretrained
+from capsule_lib.explorer import CapsuleExplorer, load_spreads, measure_spreads
 from capsule_lib.explorer import page as written
 
 STATE = "document.querySelector('.capsule-explorer').explorer.state"
@@ -30,7 +30,7 @@ def opening(browser, address):  # noqa: F811
     """A function that opens the page as a new visitor, and notes what it asks of any host and what fails."""
     contexts = []
 
-    def opening(link="", width=1280, height=720, before="", **options):
+    def opening(link="", width=1280, height=720, before="", at=address, **options):
         context = browser.new_context(viewport={"width": width, "height": height}, **options)
         contexts.append(context)
         page = context.new_page()
@@ -41,7 +41,7 @@ def opening(browser, address):  # noqa: F811
             lambda request: request.url.startswith(("file:", "data:", "blob:")) or page.faults.append(request.url),
         )
         page.add_init_script(before)
-        page.goto(address + link)
+        page.goto(at + link)
         page.wait_for_selector(".lengths .longest, .notice:not(:empty)")
         return page
 
@@ -112,6 +112,25 @@ def test_keyboard_turns_dimensions_undoes_and_announces(opening, twin):
     agree(page, twin, knobs=knobs(k3=0.5))
     slider(page, 3).press("Delete")
     agree(page, twin)
+
+
+def test_the_page_of_a_network_with_batch_norm_shows_what_python_shows(opening, tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    net, digits = CapsNet.from_preset("compact"), load_digits("shipped", "test")
+    with torch.no_grad():
+        net.digit_caps.weight.mul_(5)
+        for _ in range(20):
+            net(digits[0][:100])  # batch norm learns
+    net.eval()
+    twin = CapsuleExplorer(net, digits, measure_spreads(net, *digits), tmp_path / "names.json", label=4)
+    monkeypatch.setattr(written, "load_pretrained", lambda name: net)
+    monkeypatch.setattr(written, "load_spreads", lambda name: twin.spreads)
+    (tmp_path / "explorer.html").write_text(written.stand_alone("compact"))
+    page = opening(at=(tmp_path / "explorer.html").as_uri())
+    agree(page, twin)
+    slider(page, 3).press("End")
+    agree(page, twin, knobs=knobs(k3=4.0))
+    assert not torch.allclose(twin.changed, twin.reconstruction, atol=1e-3)
 
 
 def test_a_burst_ends_at_its_last_position_and_queues_nothing(opening, twin):

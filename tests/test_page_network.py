@@ -13,11 +13,13 @@ import torch
 from safetensors.torch import save
 from test_browser import browser, pytestmark  # noqa: F401, a fixture and a mark
 from test_drawing import DIGITS, moved
+from torch import nn
 
 from capsule_lib import CapsNet, CapsNetConfig, load_digits, load_pretrained
 from capsule_lib.data import DATA
 from capsule_lib.explorer import load_spreads, measure_spreads
 from capsule_lib.explorer.spreads import LIMITS, bins
+from capsule_lib.model import PRESETS
 from capsule_lib.own_pictures import mnist_like
 
 NETWORK = Path(__file__).parent.parent / "capsule_lib" / "explorer" / "network.js"
@@ -34,13 +36,20 @@ window.text = (values) => {  // numbers to float64 bytes to text
 };
 window.flat = (arrays) => arrays.flatMap((values) => [...values]);
 """
-SHAPES = {  # unlike `small`: colour and not square; small kernels and odd sizes; no hidden layer and one class
+SHAPES = {  # unlike `small`: colour and not square; small kernels and odd sizes; no hidden layer and one class; batch norm
     "colour": {"image_shape": (3, 20, 24), "classes": 3, "class_dim": 5, "stem_channels": 6, "types": 2},
     "odd": {
         "image_shape": (1, 15, 13), "kernel_size": 3, "types": 3, "primary_dim": 5, "stem_channels": 9, "class_dim": 7,
         "decoder_hidden": (9, 11, 13),
     },
     "plain": {"image_shape": (2, 17, 17), "classes": 1, "class_dim": 4, "stem_channels": 17, "decoder_hidden": ()},
+    "compact": dataclasses.asdict(PRESETS["compact"]),
+    "depthwise": {
+        "image_shape": (3, 15, 19), "kernel_size": 4, "types": 3, "primary_dim": 4, "stem": ((5, 4, 2), (12, 1, 1)),
+        "depthwise": True,
+    },
+    "batch norm": {"image_shape": (1, 17, 16), "kernel_size": 5, "types": 2, "primary_dim": 3, "stem": ((11, 3, 1),)},
+    "alone": {"image_shape": (1, 13, 14), "kernel_size": 5, "types": 2, "primary_dim": 4, "stem_channels": 8, "depthwise": True},
 }  # fmt: skip
 
 
@@ -92,6 +101,13 @@ def built(**config):
     net = CapsNet(CapsNetConfig(**{"decoder_hidden": (8,)} | config)).eval()
     with torch.no_grad():
         net.digit_caps.weight.mul_(5)  # untrained capsules would be too short to tell apart
+        for norm in net.stem.modules():
+            if isinstance(norm, nn.BatchNorm2d):  # a fresh one would leave all as it is; and its eps should count
+                for part, low, high in [("weight", 0.5, 2), ("bias", -0.5, 0.5), ("running_mean", -0.3, 0.3)]:
+                    getattr(norm, part).uniform_(low, high)
+                norm.running_var.uniform_(0, 0.1)[0] = 0
+                norm.running_var[-1] = 1e-5
+                norm.num_batches_tracked.fill_(12_345)  # not a number in half precision
     return net
 
 
@@ -265,6 +281,8 @@ def test_weights_that_are_damaged_or_do_not_fit_are_said(page):
         ({"image_shape": [1, 15, 15]}, "digit_caps.weight"),
         ({"decoder_hidden": [9, 11]}, "decoder.layers.4.weight"),
         ({"decoder_hidden": None}, "no decoder"),
+        ({"stem": [[9, 3, 1]]}, "stem.0.weight should be 9 x 1 x 3 x 3 and is absent"),
+        ({"depthwise": True}, "primary_caps.conv.weight should be 15 x 1 x 3 x 3 and is 15 x 9 x 3 x 3"),
     ]:
         assert words in failure(page, build, [text(content), config | change]), words
 
@@ -272,6 +290,9 @@ def test_weights_that_are_damaged_or_do_not_fit_are_said(page):
 def test_a_zero_image_and_numbers_at_the_edge_stay_finite(page, small):
     compare(page, "small", small, torch.zeros(1, 1, 28, 28), 3)
     compare(page, "small", small, torch.ones(1, 1, 28, 28), 3)
+    whole = torch.tensor([0, -1, 2**40, 12_345])
+    seen = page.evaluate("(content) => text(lib.readSafetensors(bytes(content)).x.data)", text(save({"x": whole})))
+    assert back(seen, 4).tolist() == whole.tolist()
     halves = torch.tensor([0.0, -0.0, 65504, 6e-8, -6e-5, 1 / 3, math.inf, -math.inf, math.nan], dtype=torch.float16)
     for values in (halves, halves.bfloat16()):
         seen = page.evaluate("(content) => text(lib.readSafetensors(bytes(content)).x.data)", text(save({"x": values})))

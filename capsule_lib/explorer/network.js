@@ -7,7 +7,7 @@
 // ---- Weights: the safetensors format -------------------------------------------------------------------------------
 // 8 bytes: the header's length; the header, JSON: name -> dtype, shape, [start, end]; then the numbers, one after another.
 
-const BYTES = { F16: 2, BF16: 2, F32: 4, U8: 1 };
+const BYTES = { F16: 2, BF16: 2, F32: 4, I64: 8, U8: 1 };
 
 /** The tensors of a safetensors file, {name: {shape, data}}, from its bytes (Uint8Array). Throws an Error that says what is wrong. */
 export function readSafetensors(bytes) {
@@ -25,7 +25,7 @@ export function readSafetensors(bytes) {
   const tensors = {};
   for (const [name, { dtype, shape, data_offsets: place }] of Object.entries(header ?? {})) {
     if (name === "__metadata__") continue;
-    if (!(dtype in BYTES)) throw new Error(`${name} holds numbers of type ${dtype}: save it as F16, BF16, F32 or U8.`);
+    if (!(dtype in BYTES)) throw new Error(`${name} holds numbers of type ${dtype}: save it as F16, BF16, F32, I64 or U8.`);
     const count = shape.reduce((product, size) => product * size, 1);
     const [start, end] = place.map((offset) => 8 + length + offset);
     if (end - start !== count * BYTES[dtype]) throw fault(`${name} has another size than its shape`);
@@ -38,6 +38,7 @@ export function readSafetensors(bytes) {
 function numbers(bytes, dtype) {
   if (dtype === "U8") return bytes;
   if (dtype === "F32") return new Float32Array(bytes.buffer);
+  if (dtype === "I64") return Float64Array.from(new BigInt64Array(bytes.buffer), Number);
   const table = dtype === "F16" ? float16Values() : null;
   const halves = new Uint16Array(bytes.buffer);
   const values = new Float32Array(halves.length);
@@ -64,41 +65,56 @@ function bfloat16Value(bits) {
 
 // ---- The network ---------------------------------------------------------------------------------------------------
 
-const STRIDE = 2; // of the primary capsules' convolution; the stem's is 1
+const STRIDE = 2; // of the primary capsules' convolution; that of a stem of one convolution is 1
+const EPSILON = 1e-5; // of batch norm, PyTorch's own
+const PARTS = ["weight", "bias", "running_mean", "running_var"]; // of a layer; the last two are batch norm's
 
 /**
  * Stem, primary capsules, routing and decoder of one image at a time: model.CapsNet's forward pass.
  *
  * `tensors` are those of `readSafetensors`, `config` is the card's (a CapsNetConfig as JSON), which also says what shapes
- * can't: image_shape, kernel_size, types, primary_dim, iterations. Throws an Error where tensors and config don't fit.
+ * can't: image_shape, kernel_size, stem, types, primary_dim, iterations. Throws an Error where tensors and config don't fit.
  */
 export class Network {
   constructor(tensors, config) {
-    const { image_shape: shape, classes, class_dim, stem_channels, kernel_size, types, primary_dim } = config;
+    const { image_shape: shape, classes, class_dim, kernel_size, types, primary_dim } = config;
     if (!config.decoder_hidden) throw new Error("This network has no decoder, so it can't draw: build it with decoder_hidden.");
-    const grid = shape.slice(1).map((size) => Math.floor((size + 1 - 2 * kernel_size) / STRIDE) + 1);
-    const stem = shape.slice(1).map((size) => size + 1 - kernel_size);
+    // In a stem of several layers a batch norm and a ReLU follow each convolution, so every third one is a convolution.
+    const stem = config.stem
+      ? config.stem.map(([channels, kernel, stride], n) => ({ name: `stem.${3 * n}`, norm: `stem.${3 * n + 1}`, channels, kernel, stride }))
+      : [{ name: "stem", channels: config.stem_channels, kernel: kernel_size, stride: 1 }];
+    const primary = { name: "primary_caps.conv", channels: types * primary_dim, kernel: kernel_size, stride: STRIDE };
+    const expected = {};
+    let map = shape; // [C, H, W], from one convolution to the next
+    for (const one of [...stem, primary]) {
+      const { name, norm, channels, kernel, stride } = one;
+      const depthwise = config.depthwise && one === primary;
+      expected[`${name}.weight`] = [channels, depthwise ? 1 : map[0], kernel, kernel];
+      if (!depthwise) expected[`${name}.bias`] = [channels];
+      if (norm) {
+        for (const part of PARTS) expected[`${norm}.${part}`] = [channels];
+        expected[`${norm}.num_batches_tracked`] = []; // a single number, which only training needs
+      }
+      one.takes = map;
+      map = [channels, ...map.slice(1).map((side) => Math.floor((side - kernel) / stride) + 1)];
+    }
+    const grid = map.slice(1);
     const inputs = types * grid[0] * grid[1];
+    expected["digit_caps.weight"] = [classes, primary_dim, inputs, class_dim];
     const sizes = [classes * class_dim, ...config.decoder_hidden, shape[0] * shape[1] * shape[2]];
-    const expected = {
-      "stem.weight": [stem_channels, shape[0], kernel_size, kernel_size],
-      "stem.bias": [stem_channels],
-      "primary_caps.conv.weight": [types * primary_dim, stem_channels, kernel_size, kernel_size],
-      "primary_caps.conv.bias": [types * primary_dim],
-      "digit_caps.weight": [classes, primary_dim, inputs, class_dim],
-    };
     for (let n = 1; n < sizes.length; n++) {
       expected[`decoder.layers.${2 * n - 2}.weight`] = [sizes[n], sizes[n - 1]];
       expected[`decoder.layers.${2 * n - 2}.bias`] = [sizes[n]];
     }
     for (const name of new Set([...Object.keys(expected), ...Object.keys(tensors)])) {
-      const [wanted, found] = [expected[name], tensors[name]?.shape].map((sizes) => (sizes ? sizes.join(" x ") : "absent"));
+      const [wanted, found] = [expected[name], tensors[name]?.shape].map((sizes) => (sizes ? sizes.join(" x ") || "1" : "absent"));
       if (wanted !== found) throw new Error(`The weights don't fit the network: ${name} should be ${wanted} and is ${found}.`);
     }
-    const layer = (name) => ({ weight: tensors[`${name}.weight`].data, bias: tensors[`${name}.bias`].data });
+    const layer = (name) => Object.fromEntries(PARTS.map((part) => [part, tensors[`${name}.${part}`]?.data]));
     Object.assign(this, { config, grid, shape, J: classes, D: class_dim, I: inputs, K: primary_dim });
-    this.stem = convolution(layer("stem"), shape, kernel_size, 1);
-    this.primary = convolution(layer("primary_caps.conv"), [stem_channels, ...stem], kernel_size, STRIDE);
+    this.stem = stem.map(({ name, norm, takes, kernel, stride }) =>
+      convolution(norm ? normalised(layer(name), layer(norm)) : layer(name), takes, kernel, stride));
+    this.primary = (config.depthwise ? depthwise : convolution)(layer(primary.name), primary.takes, kernel_size, STRIDE);
     this.weight = tensors["digit_caps.weight"].data;
     this.votes = new Float64Array(classes * inputs * class_dim);
     // A fully connected layer is a convolution over a picture of one pixel.
@@ -111,7 +127,8 @@ export class Network {
    */
   read(image, iterations = this.config.iterations) {
     // Channel k * types + t is dimension k of type t: so the convolution's channels, rows and columns are [K, I] already.
-    const primary = this.primary(relu(this.stem(image))).slice();
+    const features = this.stem.reduce((map, layer) => relu(layer(map)), image);
+    const primary = this.primary(features).slice();
     squash(primary, this.K, this.I, 1);
     vote(primary, this.weight, this.votes, this);
     return { primary, ...route(this.votes, this, iterations) };
@@ -150,8 +167,14 @@ function relu(values) {
   return values;
 }
 
+/** A convolution and the batch norm after it, in evaluation mode, as one layer: batch norm scales and shifts each channel. */
+function normalised({ weight, bias }, norm) {
+  const scale = Float64Array.from(norm.weight, (gain, o) => gain / Math.sqrt(norm.running_var[o] + EPSILON));
+  return { weight, scale, bias: scale.map((factor, o) => (bias[o] - norm.running_mean[o]) * factor + norm.bias[o]) };
+}
+
 /** A function from [C, H, W] to [channels, rows, columns], without padding. Its result is good until its next call: memory is used again. */
-function convolution({ weight, bias }, [C, H, W], size, stride) {
+function convolution({ weight, bias, scale = bias.map(() => 1) }, [C, H, W], size, stride) {
   const [rows, columns] = [H, W].map((length) => Math.floor((length - size) / stride) + 1);
   const places = rows * columns;
   const window = C * size * size;
@@ -186,7 +209,7 @@ function convolution({ weight, bias }, [C, H, W], size, stride) {
     for (let block = 0; block < blocks; block++)
       for (let p = 0; p < places; p++) {
         const sums = product(kernels, block * window * BLOCK, values, inputs, ends[p], ends[p + 1]);
-        for (let n = 0, o = block * BLOCK; n < BLOCK && o < bias.length; n++, o++) out[o * places + p] = bias[o] + sums[n];
+        for (let n = 0, o = block * BLOCK; n < BLOCK && o < bias.length; n++, o++) out[o * places + p] = bias[o] + scale[o] * sums[n];
       }
     return out;
   };
@@ -210,6 +233,24 @@ function product(kernels, block, values, inputs, start, end) {
   }
   sums.set([a, b, c, d, e, f, g, h]);
   return sums;
+}
+
+/** Likewise for a convolution in which each channel has a kernel of its own, weight [C, 1, size, size], and no bias. */
+function depthwise({ weight }, [C, H, W], size, stride) {
+  const [rows, columns] = [H, W].map((length) => Math.floor((length - size) / stride) + 1);
+  const out = new Float64Array(C * rows * columns);
+  return (image) => {
+    for (let n = 0; n < out.length; n++) {
+      const c = Math.floor(n / (rows * columns));
+      const row = Math.floor(n / columns) % rows;
+      const corner = (c * H + row * stride) * W + (n % columns) * stride;
+      let sum = 0;
+      for (let dy = 0; dy < size; dy++)
+        for (let dx = 0; dx < size; dx++) sum += weight[(c * size + dy) * size + dx] * image[corner + dy * W + dx];
+      out[n] = sum;
+    }
+    return out;
+  };
 }
 
 /** Squash vectors in place: dimension d of vector n lies at d * step + n * next. s |s| / (1 + |s|^2) needs no division by |s|. */

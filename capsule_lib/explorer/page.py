@@ -24,7 +24,7 @@ def module() -> str:
     """network.js and explorer.js as one ES module, without comments: a file on a stick and a widget can't import another file."""
     network = re.sub(r"^export ", "", (ROOM / "network.js").read_text(), flags=re.MULTILINE)
     explorer = re.sub(r"^import .*\n", "", (ROOM / "explorer.js").read_text(), flags=re.MULTILINE)
-    return re.sub(r"^ *(//|/\*\*| \*).*\n|^ +", "", network + explorer, flags=re.MULTILINE)
+    return re.sub(r"^ *(//|/\*\*| \*).*\n| +// .*|^ +", "", network + explorer, flags=re.MULTILINE)
 
 
 def style() -> str:
@@ -47,12 +47,14 @@ def for_page(net: CapsNet) -> dict:
     # Its class layer and its decoder may not be those that it was built with.
     classes, _, _, dim = net.digit_caps.weight.shape
     now = {"classes": classes, "class_dim": dim, "iterations": net.digit_caps.iterations}
-    weights = {name: t.detach().float().cpu().contiguous() for name, t in net.state_dict().items()}
-    name = hashlib.sha256(weights["digit_caps.weight"].numpy().tobytes()).hexdigest()[:8]
-    if all(t.half().float().equal(t) for t in weights.values()):
-        weights = {name: t.half() for name, t in weights.items()}
+    weights = {name: t.detach().cpu().contiguous() for name, t in net.state_dict().items()}
+    # All but batch norm's counts of batches: these stay whole, since half precision would round them.
+    floats = {name: t.float() for name, t in weights.items() if t.is_floating_point()}
+    name = hashlib.sha256(floats["digit_caps.weight"].numpy().tobytes()).hexdigest()[:8]
+    if all(t.half().float().equal(t) for t in floats.values()):
+        floats = {name: t.half() for name, t in floats.items()}
     config = dataclasses.asdict(net.config) | now | {"decoder_hidden": net.decoder.hidden}
-    return {"_config": config, "_weights": save(weights), "_network": name}
+    return {"_config": config, "_weights": save(weights | floats), "_network": name}
 
 
 def digits_for_page(images: Tensor, labels: Tensor) -> bytes:
