@@ -537,7 +537,7 @@ def test_error_and_mse_of_known_predictions(batch_size):
     named, labels = torch.tensor([0, 1, 2, 3, 4, 5, 6, 7]), torch.tensor([0, 1, 2, 3, 4, 5, 9, 9])
     images = torch.zeros(8, 1, 2, 2)
     images[:, 0, 0, 0] = named / 10
-    measured = evaluate(Oracle(), images, labels, batch_size)
+    measured = evaluate(Oracle(), images, labels, batch_size=batch_size)
     assert measured.error == pytest.approx(25)
     assert measured.mse == pytest.approx(((images - 0.5) ** 2).mean().item())
     assert measured.lengths.argmax(dim=1).tolist() == named.tolist()

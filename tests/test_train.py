@@ -282,7 +282,11 @@ def test_a_start_that_does_not_fit_is_refused(whole, tmp_path, arguments, field,
 
 REFUSED = [
     (["--preset", "huge"], 2, "invalid choice: 'huge'.*'paper'.*'small'"),
-    (["--data", "cifar"], 1, "no data set 'cifar': choose one of 'shipped', 'mnist', 'fashion', or a folder"),
+    (
+        ["--data", "cifar"],
+        1,
+        "no data set 'cifar': choose one of 'shipped', 'mnist', 'fashion', 'overlapping', 'overlapping shipped', or a folder",
+    ),
     (["--epochs", "0"], 2, "--epochs: expected a whole number from 1 on; got 0"),
     (["--batch-size", "many"], 2, "--batch-size: expected a whole number from 1 on; got many"),
     (["--learning-rate", "nan"], 2, "--learning-rate: expected a number above 0; got nan"),
