@@ -423,7 +423,7 @@ def test_two_processes_train_like_one(tmp_path, batch_size, epochs, steps):
             assert ours[name] == pytest.approx(theirs[name], rel=1e-4)
 
 
-@pytest.mark.parametrize("preset", ["tiny", "normed"])
+@pytest.mark.parametrize("preset", ["tiny", pytest.param("normed", marks=pytest.mark.slow)])
 def test_two_processes_go_on_where_they_were_killed(tmp_path, preset):
     arguments = [
         "--epochs",
