@@ -27,7 +27,8 @@ def spreads(
         means, errors = zip(*(found[n][name] for n in places), strict=True)
         beside = (number - (len(names) - 1) / 2) * 0.8 / len(names)
         x = [n + beside for n in places] if words else [at[n] for n in places]
-        style = {"fmt": MARKS[number % len(MARKS)] + "-" * (not words), "markersize": 5, "capsize": 3}
+        line = "-" if number < 7 else "--"  # from the eighth on the colours come again
+        style = {"fmt": MARKS[number % len(MARKS)] + (line if not words else ""), "markersize": 5, "capsize": 3}
         axis.errorbar(x, means, errors, color=f"C{number}", label=name, **style)
     if log:
         axis.set_yscale("log")
