@@ -52,9 +52,8 @@ def partners(labels: Tensor, draws: Tensor) -> Tensor:
     if counts.max() == len(labels):
         raise ValueError(f"two overlapping digits are of different classes; all labels here are {int(labels[0])}")
     order, ends = labels.argsort(stable=True), counts.cumsum(0)
-    place = (
-        ends[labels] + (draws * (len(labels) - counts[labels])).long()
-    )  # those of the own class come last, in a circle
+    # In a circle that begins after a digit's own class, that class comes last, and is not reached.
+    place = ends[labels] + (draws * (len(labels) - counts[labels])).long()
     return order[place % len(labels)]
 
 

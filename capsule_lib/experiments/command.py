@@ -141,30 +141,31 @@ def best_rate(record: Record, network: str) -> float:
     return min((c["validation_error"], c["learning_rate"]) for c in tried)[1]
 
 
+def seed_by_seed(
+    experiment: Robustness, networks: list[str], tests: int, compute: Callable[[str, int, int], dict]
+) -> Iterator[Task]:
+    """A cell for each seed, size and network, in this order; `tests`: how many pictures it measures besides those it is trained on."""
+    for seed in experiment.settings["seeds"]:
+        for size, epochs in experiment.settings["epochs"].items():
+            for network in networks:
+                pictures = 3 * int(size) * epochs + tests
+                compute_cell = partial(compute, network, int(size), seed)
+                yield Task(f"{network}, {size} digits, seed {seed}", network, 28, pictures, compute_cell)
+
+
 def routing_cells(experiment: family.Family, networks: list[str], record: Record) -> Iterator[Task]:
-    """All other cells of the routings: one seed after the other."""
+    """All other cells of the routings."""
 
     def compute(network: str, size: int, seed: int) -> dict:
         return experiment.cell(network, size, seed, best_rate(record, network))
 
     s = experiment.settings
-    for seed in s["seeds"]:
-        for size, epochs in s["epochs"].items():
-            for network in networks:
-                pictures = 3 * int(size) * epochs + 2 * s["all_test_digits"] + s["test_digits"]
-                compute_cell = partial(compute, network, int(size), seed)
-                yield Task(f"{network}, {size} digits, seed {seed}", network, 28, pictures, compute_cell)
+    return seed_by_seed(experiment, networks, 2 * s["all_test_digits"] + s["test_digits"], compute)
 
 
 def exhibit_cells(experiment: wall.Wall, networks: list[str], record: Record) -> Iterator[Task]:
-    """All cells of the museum: one seed after the other."""
-    s = experiment.settings
-    for seed in s["seeds"]:
-        for size, epochs in s["epochs"].items():
-            for network in networks:
-                pictures = 3 * int(size) * epochs + s["all_test_digits"]
-                compute = partial(experiment.cell, network, int(size), seed)
-                yield Task(f"{network}, {size} digits, seed {seed}", network, 28, pictures, compute)
+    """All cells of the museum."""
+    return seed_by_seed(experiment, networks, experiment.settings["all_test_digits"], experiment.cell)
 
 
 def robustness_cells(experiment: Robustness, networks: list[str], record: Record) -> Iterator[Task]:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from capsule_lib.contract import COUNT
-from capsule_lib.data import affnist, digit_sets, load_digits, shift, transform
+from capsule_lib.data import affnist, digit_sets, load_digits, shift, transform, without
 from capsule_lib.device import choose_device, has_bfloat16
 from capsule_lib.experiments.networks import build, last_features, loss_of, parameters
 from capsule_lib.experiments.readouts import QUANTITIES, posed, read_out
@@ -93,9 +93,7 @@ class Robustness:
             whole = digit_sets().get("MNIST test")
             test, self.test_name = (whole(), "MNIST") if whole else (self.held_out, "shipped")
         if data == "mnist":
-            seen = {image.numpy().tobytes() for image in self.held_out[0]}
-            keep = torch.tensor([image.numpy().tobytes() not in seen for image in self.pool[0]])
-            self.pool = tuple(part[keep] for part in self.pool)
+            self.pool = without(*self.pool, self.held_out[0])
         self.held_out = tuple(part[:count] for part in self.held_out)
         self.all_test = tuple(part[:count] for part in test)
         self.test = tuple(part[: settings["test_digits"]] for part in test)

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from capsule_lib.data import load_digits, overlapping_digits
+from capsule_lib.data import load_digits, overlapping_digits, without
 from capsule_lib.device import choose_device, describe_machine, has_bfloat16
 from capsule_lib.files import explained, write_whole
 from capsule_lib.model import PRESETS, CapsNet
@@ -261,9 +261,7 @@ def split_digits(data: str, seed: int) -> tuple[tuple[Tensor, Tensor], ...]:
         raise ValueError(
             f"no data set {data!r}: choose one of {', '.join(map(repr, (*DIGITS, *PAIRS)))}, or a folder of pictures"
         )
-    held_out = {image.numpy().tobytes() for image in load_digits("shipped", "test")[0]}
-    keep = torch.tensor([image.numpy().tobytes() not in held_out for image in images])
-    images, labels = images[keep], labels[keep]
+    images, labels = without(images, labels, load_digits("shipped", "test")[0])
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
     aside = max(1, min(5_000, len(images) // 10))
     validation, training = order[:aside], order[aside:]

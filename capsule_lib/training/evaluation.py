@@ -73,12 +73,12 @@ def evaluate(
             labels = check(labels, len(images), out.lengths.shape[1]).cpu()
         done = sum(map(len, lengths))
         lengths.append(out.lengths.cpu())
+        redrawing = out.reconstruction
         if several and draws:
-            out = net(x.to(device), read_as(lengths[-1], labels[done : done + len(x)]).to(device))
+            rows, chosen = read_as(lengths[-1], labels[done : done + len(x)]).to(device).nonzero(as_tuple=True)
+            redrawing = net.decoder(out.capsules[rows], chosen)
         if draws:
-            squared_error += (
-                (out.reconstruction.cpu() - wanted.cpu().view(out.reconstruction.shape)).square().sum().item()
-            )
+            squared_error += (redrawing.cpu() - wanted.cpu().view(redrawing.shape)).square().sum().item()
     net.train(training)
     lengths = torch.cat(lengths)
     missed = (read_as(lengths, labels) != labels) & (labels if several else True)
